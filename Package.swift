@@ -1,0 +1,89 @@
+// swift-tools-version: 6.1
+import PackageDescription
+
+// Dependency runs one way (`Docs/Architecture.md`):
+//   ringzoo -> ZooStandard -> {Models, Plugins} -> ZooCore -> {TrainingCore, NeuralCore, CheckpointCore, DistributedCore, DataCore}
+//   -> AttentionCore -> TensorCore -> C targets
+// `Scripts/check-imports` holds the imports to this.
+
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let yams = Target.Dependency.product(name: "Yams", package: "Yams")
+
+func core(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, path: "Sources/\(name)")
+}
+
+func plugin(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, path: "Plugins/\(name)", exclude: ["README.md"])
+}
+
+func model(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .target(name: name, dependencies: dependencies, path: "Models/\(name)", exclude: ["README.md"])
+}
+
+func tests(of name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .testTarget(
+        name: "\(name)Tests", dependencies: [.target(name: name)] + dependencies, path: "Tests/\(name)Tests")
+}
+
+let package = Package(
+    name: "RingZoo",
+    platforms: [.macOS(.v15)],
+    products: [
+        .executable(name: "ringzoo", targets: ["ringzoo"]),
+        .library(name: "ZooCore", targets: ["ZooCore"]),
+        .library(name: "ZooStandard", targets: ["ZooStandard"]),
+        .library(name: "ConformanceKit", targets: ["ConformanceKit"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.0.0"),
+    ],
+    targets: [
+        // C: kernels with run-time dispatch, and the system libraries.
+        .target(name: "CTensorKernels", path: "Sources/CTensorKernels"),
+        .target(name: "CAttentionKernels", path: "Sources/CAttentionKernels"),
+        .systemLibrary(
+            name: "COpenBLAS", path: "Sources/COpenBLAS", pkgConfig: "openblas",
+            providers: [.apt(["libopenblas-dev"])]),
+        .systemLibrary(
+            name: "CHDF5", path: "Sources/CHDF5", pkgConfig: "hdf5-serial", providers: [.apt(["libhdf5-dev"])]),
+        .target(name: "CHDF5Shim", dependencies: ["CHDF5"], path: "Sources/CHDF5Shim"),
+
+        // The core, from the bottom up.
+        core("TensorCore", ["CTensorKernels", "COpenBLAS"]),
+        core("AttentionCore", ["TensorCore"]),
+        core("DistributedCore", ["AttentionCore"]),
+        core("NeuralCore", ["AttentionCore"]),
+        core("CheckpointCore", ["TensorCore", "CHDF5Shim"]),
+        core("DataCore", ["TensorCore"]),
+        core("TrainingCore", ["NeuralCore", "CheckpointCore", "DistributedCore", "DataCore"]),
+        core("ZooCore", ["TrainingCore", yams]),
+        core("ConformanceKit", ["AttentionCore", "DistributedCore", "NeuralCore"]),
+
+        // Backends and models; each is one folder that knows the core and nothing of its neighbours.
+        plugin("CPUAttention", ["ZooCore", "CAttentionKernels"]),
+        plugin("BLASAttention", ["ZooCore", "CAttentionKernels", "COpenBLAS"]),
+        plugin("RingAttention", ["ZooCore"]),
+        model("Llama", ["ZooCore"]),
+
+        core("ZooStandard", ["CPUAttention", "BLASAttention", "RingAttention", "Llama"]),
+        .executableTarget(name: "ringzoo", dependencies: ["ZooStandard", argumentParser], path: "Sources/ringzoo"),
+
+        tests(of: "TensorCore", ["ConformanceKit"]),
+        tests(of: "AttentionCore", ["ConformanceKit"]),
+        tests(of: "DistributedCore", ["ConformanceKit"]),
+        tests(of: "NeuralCore", ["ConformanceKit"]),
+        tests(of: "CheckpointCore"),
+        tests(of: "DataCore"),
+        tests(of: "TrainingCore", ["ZooStandard"]),
+        tests(of: "ZooCore"),
+        tests(of: "CAttentionKernels", ["CTensorKernels", "COpenBLAS"]),
+        tests(of: "CPUAttention", ["ConformanceKit"]),
+        tests(of: "BLASAttention", ["ConformanceKit"]),
+        tests(of: "RingAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
+        tests(of: "Llama", ["ConformanceKit", "ZooStandard"]),
+        tests(of: "ringzoo", ["ZooStandard"]),
+    ],
+    swiftLanguageModes: [.v6]
+)

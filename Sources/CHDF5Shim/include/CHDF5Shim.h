@@ -1,0 +1,1 @@
+// CHDF5Shim

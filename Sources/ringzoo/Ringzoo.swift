@@ -1,0 +1,6 @@
+import ArgumentParser
+
+@main
+struct Ringzoo: ParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "ringzoo")
+}
