@@ -1,0 +1,133 @@
+// A small thread pool: work is handed out by an atomic counter, so indices start in increasing order. Idle workers spin
+// briefly (a training step is thousands of short loops), then sleep, so that more pools than cores do not starve each other.
+#include "common.h"
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#define PAUSE() __builtin_ia32_pause()
+#else
+#define PAUSE() sched_yield()
+#endif
+enum { SPINS = 2000 };
+
+struct rz_pool {
+    int workers, running;                 // workers includes the caller
+    int spins;                            // 0 when the machine has fewer cores than threads
+    pthread_t *threads;
+    pthread_mutex_t lock;
+    pthread_cond_t wake, done;
+    atomic_uint_fast64_t generation;      // one more for every run
+    atomic_int busy;                      // helpers that have not yet finished the current run
+    atomic_int stop;
+    atomic_int_fast64_t next;
+    int64_t count;
+    rz_pool_body body;
+    void *argument;
+};
+
+typedef struct { rz_pool *pool; int worker; } start_argument;
+
+static _Thread_local int current_worker = -1; // of the pool whose body runs on this thread
+
+static void work(rz_pool *p, int worker) {
+    int outer = current_worker;
+    current_worker = worker;
+    for (;;) {
+        int64_t i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
+        if (i >= p->count) break;
+        p->body(p->argument, i, worker);
+    }
+    current_worker = outer;
+}
+
+static void *helper(void *raw) {
+    start_argument a = *(start_argument *)raw;
+    free(raw);
+    rz_pool *p = a.pool;
+    uint64_t seen = 0;
+    for (;;) {
+        for (int s = 0; s < p->spins && atomic_load_explicit(&p->generation, memory_order_acquire) == seen; s++) PAUSE();
+        if (atomic_load_explicit(&p->generation, memory_order_acquire) == seen) {
+            pthread_mutex_lock(&p->lock);
+            while (atomic_load(&p->generation) == seen) pthread_cond_wait(&p->wake, &p->lock);
+            pthread_mutex_unlock(&p->lock);
+        }
+        seen++;
+        if (atomic_load(&p->stop)) return NULL;
+        work(p, a.worker);
+        if (atomic_fetch_sub_explicit(&p->busy, 1, memory_order_acq_rel) == 1) {
+            pthread_mutex_lock(&p->lock);
+            pthread_cond_signal(&p->done);
+            pthread_mutex_unlock(&p->lock);
+        }
+    }
+}
+
+rz_pool *rz_pool_create(int workers) {
+    rz_pool *p = calloc(1, sizeof *p);
+    if (!p) return NULL;
+    p->workers = workers < 1 ? 1 : workers;
+    p->spins = sysconf(_SC_NPROCESSORS_ONLN) >= p->workers ? SPINS : 0;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    pthread_cond_init(&p->done, NULL);
+    p->threads = calloc((size_t)p->workers, sizeof *p->threads);
+    for (int w = 1; p->threads && w < p->workers; w++) {
+        start_argument *a = malloc(sizeof *a);
+        if (!a) break;
+        *a = (start_argument){p, w};
+        if (pthread_create(&p->threads[w], NULL, helper, a)) { free(a); break; }
+        p->running++;
+    }
+    if (p->running + 1 < p->workers) { rz_pool_destroy(p); return NULL; }
+    return p;
+}
+
+void rz_pool_destroy(rz_pool *p) {
+    if (!p) return;
+    pthread_mutex_lock(&p->lock);
+    atomic_store(&p->stop, 1);
+    atomic_fetch_add(&p->generation, 1);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    for (int w = 1; w <= p->running; w++) pthread_join(p->threads[w], NULL);
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->wake);
+    pthread_cond_destroy(&p->done);
+    free(p->threads);
+    free(p);
+}
+
+int rz_pool_workers(const rz_pool *p) { return p->workers; }
+
+void rz_pool_run(rz_pool *p, int64_t count, rz_pool_body body, void *argument) {
+    if (count <= 0) return;
+    if (current_worker >= 0 || p->running == 0 || count == 1) { // nested, alone, or not worth waking anyone
+        int worker = current_worker >= 0 ? current_worker : 0, outer = current_worker;
+        current_worker = worker;
+        for (int64_t i = 0; i < count; i++) body(argument, i, worker);
+        current_worker = outer;
+        return;
+    }
+    p->count = count;
+    p->body = body;
+    p->argument = argument;
+    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->busy, p->running, memory_order_relaxed);
+    pthread_mutex_lock(&p->lock);
+    atomic_fetch_add_explicit(&p->generation, 1, memory_order_release);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    work(p, 0);
+    for (int s = 0; s < p->spins && atomic_load_explicit(&p->busy, memory_order_acquire); s++) PAUSE();
+    if (atomic_load_explicit(&p->busy, memory_order_acquire)) {
+        pthread_mutex_lock(&p->lock);
+        while (atomic_load_explicit(&p->busy, memory_order_acquire)) pthread_cond_wait(&p->done, &p->lock);
+        pthread_mutex_unlock(&p->lock);
+    }
+}

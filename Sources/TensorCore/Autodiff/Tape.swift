@@ -1,0 +1,115 @@
+import Synchronization
+
+/// Where a tensor stands on a tape.
+struct Tracked: Sendable {
+    let tape: Tape
+    let index: Int
+}
+
+/// A flat record of what was computed: one node per value, in the order of computation, which is topological.
+///
+/// Pullbacks capture detached tensors, so nothing on a tape points at a tape, and freeing a long chain never recurses. Nodes
+/// are popped as the backward pass goes, which frees what they saved.
+final class Tape: Sendable {
+    /// Gradient of the result -> gradients of the inputs, nil where an input does not need one. May throw: a ring's backward
+    /// can meet a lost peer.
+    typealias Pullback = @Sendable (Tensor) throws -> [Tensor?]
+
+    private struct Node: Sendable {
+        /// Index of each input on this tape; -1 for a constant.
+        let inputs: [Int]
+        /// nil for a leaf.
+        let pullback: Pullback?
+    }
+
+    private struct State: Sendable {
+        var nodes: [Node] = []
+        var failure: RingZooError?
+    }
+
+    private let state = Mutex(State())
+
+    /// A copy of `tensor` that stands on this tape as something to differentiate by.
+    func leaf(_ tensor: Tensor) -> Tensor { append(Node(inputs: [], pullback: nil), tensor) }
+
+    private func append(_ node: Node, _ value: Tensor) -> Tensor {
+        let index = state.withLock { state in
+            state.nodes.append(node)
+            return state.nodes.count - 1
+        }
+        var value = value
+        value.tracked = Tracked(tape: self, index: index)
+        return value
+    }
+
+    func record(_ operation: String, inputs: [Tensor], output: Tensor, pullback: @escaping Pullback) -> Tensor {
+        let indices = inputs.map { input -> Int in
+            guard let tracked = input.tracked else { return -1 }
+            if tracked.tape !== self {
+                fail("\(operation): tensors of two different valueAndGradient calls meet; detach one of them")
+                return -1
+            }
+            return tracked.index
+        }
+        return append(Node(inputs: indices, pullback: pullback), output)
+    }
+
+    /// Remembers a mistake that can only be reported where the caller asked for gradients.
+    func fail(_ message: String) {
+        state.withLock { if $0.failure == nil { $0.failure = RingZooError(.internalFailure, message) } }
+    }
+
+    /// Gradients of `output` (seeded with `seed`) with respect to the leaves, by their index. Consumes the tape.
+    func gradients(of output: Tensor, seed: Tensor) throws -> [Int: Tensor] {
+        if let failure = state.withLock({ $0.failure }) { throw failure }
+        guard let tracked = output.tracked, tracked.tape === self else { return [:] }
+        /// A gradient, and whether the sum is our own and may be added to in place.
+        var waiting: [Int: (value: Tensor, owned: Bool)] = [tracked.index: (seed, false)]
+        var leaves: [Int: Tensor] = [:]
+        while let (index, node) = state.withLock({ state in state.nodes.popLast().map { (state.nodes.count, $0) } }) {
+            guard let gradient = waiting.removeValue(forKey: index)?.value else { continue }
+            guard let pullback = node.pullback else {
+                leaves[index] = gradient
+                continue
+            }
+            let inputs = try pullback(gradient)
+            for (input, share) in zip(node.inputs, inputs) where input >= 0 {
+                guard let share else { continue }
+                if let sum = waiting[input] {
+                    if sum.owned {
+                        sum.value.device.binary(.add, sum.value, share, into: sum.value)
+                    } else {
+                        let total = Tensor(uninitialised: share.shape, share.dtype, on: share.device)
+                        share.device.binary(.add, sum.value, share, into: total)
+                        waiting[input] = (total, true)
+                    }
+                } else {
+                    waiting[input] = (share, false)
+                }
+            }
+        }
+        return leaves
+    }
+}
+
+extension Tensor {
+    /// The one entry point of every differentiable operation: `output` was computed from `inputs`, and `pullback` turns its
+    /// gradient into theirs (nil where `isTracked` was false or there is none). Gradients must have the inputs' shapes and types.
+    ///
+    /// The pullback should capture detached tensors only. An output of which no input is tracked is returned as it is.
+    public static func record(
+        _ operation: String, inputs: [Tensor], output: Tensor,
+        pullback: @escaping @Sendable (Tensor) throws -> [Tensor?]
+    ) -> Tensor {
+        guard let tape = inputs.lazy.compactMap({ $0.tracked?.tape }).first else { return output }
+        return tape.record(operation, inputs: inputs, output: output, pullback: pullback)
+    }
+
+    /// For an operation without a derivative: if a tracked tensor enters it, the surrounding `valueAndGradient` throws instead of
+    /// silently treating the result as a constant.
+    static func refuseTracked(_ operation: String, _ inputs: [Tensor]) {
+        inputs.lazy.compactMap { $0.tracked?.tape }.first?.fail(
+            "\(operation) has no derivative, but a tensor that needs a gradient entered it; use .detached if that is meant"
+        )
+    }
+}

@@ -1,0 +1,109 @@
+import CTensorKernels
+
+extension CPUDevice {
+    public func fill(_ out: Tensor, with value: Double) {
+        let loop = StridedLoop([out])
+        let stride = loop.innerStrides[0]
+        loop.run(on: pool) { count, p in rz_fill(out.dtype.kernelCode, count, p[0], stride, value) }
+    }
+
+    public func copy(_ x: Tensor, into out: Tensor) {
+        let loop = StridedLoop([out, x])
+        let strides = loop.innerStrides
+        loop.run(on: pool) { count, p in
+            rz_convert(x.dtype.kernelCode, count, p[1], strides[1], out.dtype.kernelCode, p[0], strides[0])
+        }
+    }
+
+    public func unary(_ operation: UnaryOperation, _ x: Tensor, into out: Tensor) {
+        let loop = StridedLoop([out, x])
+        let strides = loop.innerStrides
+        loop.run(on: pool) { count, p in
+            if rz_unary(operation.rawValue, x.dtype.kernelCode, count, p[1], strides[1], p[0], strides[0]) == 0 {
+                shapeFault("\(operation)", "not defined for this element type", x)
+            }
+        }
+    }
+
+    public func binary(_ operation: BinaryOperation, _ a: Tensor, _ b: Tensor, into out: Tensor) {
+        let loop = StridedLoop([out, a, b])
+        let s = loop.innerStrides
+        loop.run(on: pool) { count, p in
+            if rz_binary(operation.rawValue, a.dtype.kernelCode, count, p[1], s[1], p[2], s[2], p[0], s[0]) == 0 {
+                shapeFault("\(operation)", "not defined for this element type", a, b)
+            }
+        }
+    }
+
+    public func compare(_ operation: Comparison, _ a: Tensor, _ b: Tensor, into out: Tensor) {
+        let loop = StridedLoop([out, a, b])
+        let s = loop.innerStrides
+        loop.run(on: pool) { count, p in
+            let target = p[0].assumingMemoryBound(to: UInt8.self)
+            _ = rz_compare(operation.rawValue, a.dtype.kernelCode, count, p[1], s[1], p[2], s[2], target, s[0])
+        }
+    }
+
+    public func select(_ condition: Tensor, _ a: Tensor, _ b: Tensor, into out: Tensor) {
+        let loop = StridedLoop([out, condition, a, b])
+        let s = loop.innerStrides
+        loop.run(on: pool) { count, p in
+            rz_select(
+                Int32(a.dtype.byteCount), count, p[1].assumingMemoryBound(to: UInt8.self), s[1], p[2], s[2], p[3], s[3],
+                p[0], s[0])
+        }
+    }
+
+    public func random(_ distribution: RandomDistribution, key: UInt64, rows: [UInt64], into out: Tensor) {
+        let columns = out.elementCount / rows.count
+        let grain = 8192
+        let pieces = max(1, (columns + grain - 1) / grain)
+        let base = out.address.assumingMemoryBound(to: Float.self)
+        pool.run(rows.count * pieces) { piece, _ in
+            let row = piece / pieces
+            let start = (piece % pieces) * grain
+            let count = min(grain, columns - start)
+            let target = base + row * columns + start
+            switch distribution {
+            case .uniform: rz_random_uniform(key, rows[row], Int64(start), Int64(count), target)
+            case .normal: rz_random_normal(key, rows[row], Int64(start), Int64(count), target)
+            }
+        }
+    }
+
+    public func adamW(_ step: AdamWStep, weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor) {
+        let correction1 = 1 - power(step.beta1, step.step)
+        let correction2 = 1 - power(step.beta2, step.step)
+        let loop = StridedLoop([weight, gradient, m, v])
+        loop.run(on: pool) { count, p in
+            rz_adamw(
+                weight.dtype.kernelCode, count, p[0], p[1], p[2], p[3], step.rate, step.beta1, step.beta2, step.epsilon,
+                step.weightDecay, correction1, correction2, step.gradientScale)
+        }
+    }
+
+    public func sgd(
+        rate: Double, momentum: Double, decay: Double, gradientScale: Double, weight: Tensor, gradient: Tensor,
+        buffer: Tensor?
+    ) {
+        let loop = StridedLoop([weight, gradient] + (buffer.map { [$0] } ?? []))
+        loop.run(on: pool) { count, p in
+            rz_sgd(
+                weight.dtype.kernelCode, count, p[0], p[1], buffer == nil ? nil : p[2], rate, momentum, decay,
+                gradientScale)
+        }
+    }
+}
+
+/// base^exponent by repeated squaring: the same bits everywhere, unlike a libm's pow.
+private func power(_ base: Double, _ exponent: Int) -> Double {
+    var result = 1.0
+    var square = base
+    var remaining = exponent
+    while remaining > 0 {
+        if remaining & 1 == 1 { result *= square }
+        square *= square
+        remaining >>= 1
+    }
+    return result
+}
