@@ -1,0 +1,83 @@
+import TensorCore
+
+/// What travels: tensors, and a few integers that say what they are.
+public struct Message: Sendable {
+    public var tensors: [Tensor]
+    public var integers: [Int]
+
+    public init(_ tensors: [Tensor], integers: [Int] = []) {
+        self.tensors = tensors
+        self.integers = integers
+    }
+
+    public var byteCount: Int { tensors.reduce(0) { $0 + $1.byteCount } }
+}
+
+/// How ranks talk. Every rank makes the same calls in the same order.
+///
+/// Received tensors live on the receiver's own device; ranks share no storage. Every wait has a deadline, after which it throws a
+/// `RingZooError(.interrupted)` that names rank, peer, operation and bytes; so does a wait for a rank that has failed.
+public protocol Communicator: Sendable {
+    var name: String { get }
+    var rank: Int { get }
+    var size: Int { get }
+    /// Where received tensors are made.
+    var device: any Device { get }
+
+    /// Starts to send `message` to rank + 1 and to receive from rank - 1 (around the ring), and returns at once. The tensors sent
+    /// must not be written before `wait` has returned.
+    func startRotate(_ message: Message) throws -> any PendingRotation
+
+    /// Every rank's message, in the order of ranks.
+    func allGather(_ message: Message) throws -> [Message]
+
+    /// The sum over all ranks, added in the order of ranks, so that every rank gets the same bits.
+    func allReduce(_ tensor: Tensor) throws -> Tensor
+
+    /// This rank's part (of `shape[0] / size` rows, the first ones going to rank 0) of the sum over all ranks.
+    func reduceScatter(_ tensor: Tensor) throws -> Tensor
+
+    /// Sends message i to rank i and returns what the ranks sent here, in their order.
+    func allToAll(_ messages: [Message]) throws -> [Message]
+
+    /// The message of rank `root`; the others' own is ignored.
+    func broadcast(_ message: Message, from root: Int) throws -> Message
+
+    /// Returns when every rank has called it.
+    func barrier() throws
+
+    /// A communicator among the ranks that gave the same color, ordered by their rank here.
+    func split(color: Int) throws -> any Communicator
+
+    /// Messages and bytes sent by this rank so far, for the ledger of traffic.
+    var traffic: Traffic { get }
+}
+
+/// Rotation under way.
+public protocol PendingRotation: Sendable {
+    /// Returns what rank - 1 sent. Call it exactly once.
+    func wait() throws -> Message
+}
+
+/// What a rank has sent.
+public struct Traffic: Sendable, Hashable {
+    public var messages = 0
+    public var bytes = 0
+
+    public init(messages: Int = 0, bytes: Int = 0) {
+        self.messages = messages
+        self.bytes = bytes
+    }
+
+    public static func - (a: Traffic, b: Traffic) -> Traffic {
+        Traffic(messages: a.messages - b.messages, bytes: a.bytes - b.bytes)
+    }
+}
+
+extension Communicator {
+    /// The sum of one number over all ranks.
+    public func allReduce(_ value: Double) throws -> Double {
+        if size == 1 { return value }
+        return try allReduce(Tensor([value], on: device)).item
+    }
+}
