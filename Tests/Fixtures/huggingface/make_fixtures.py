@@ -20,8 +20,8 @@ ROWS, TOKENS = 2, 24
 class TorchInDouble:
     """Stands for the torch module inside transformers, with float64 wherever the code there says float32.
 
-    RMSNorm, the rotary angles and the softmax are written with an explicit float32; in a model cast to float64 they would
-    still round to float32 on the way.
+    RMSNorm, the rotary angles and the softmax are written with an explicit float32; in a model cast to float64 they
+    would still round to float32 on the way.
     """
 
     float = torch.float64
@@ -44,7 +44,7 @@ def load(folder, dtype):
 
 
 def set_random_weights(model, seed):
-    """Weights with which every part matters: uneven norms, attention far from uniform, logits with a deviation near 2."""
+    """Weights with which every part matters: uneven norms, attention far from uniform, logits that deviate by 2."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -57,13 +57,13 @@ def set_random_weights(model, seed):
                 gain = 1.7 if "q_proj" in name or "k_proj" in name else 1.0
                 parameter.copy_(gain * noise / math.sqrt(parameter.shape[1]))
         ids = torch.randint(0, model.config.vocab_size, (ROWS, TOKENS), generator=generator)
-        # The head follows the final norm directly, so scaling that norm scales the logits; a tied head has no other knob.
+        # The head follows the final norm, so scaling that norm scales the logits; a tied head has no other knob.
         model.model.norm.weight.mul_(2.0 / model(ids).logits.std())
     return ids
 
 
 def write_old_rope_fields(folder):
-    """The form of config.json before transformers 5: rope_theta and rope_scaling at the top level, torch_dtype for dtype.
+    """The form of config.json before transformers 5: rope_theta and rope_scaling at the top, torch_dtype for dtype.
 
     The first LLaMA files also name no head_dim and no mlp_bias; they go where they hold the default.
     """

@@ -1,4 +1,4 @@
-"""Writes rope_scaling.json: inverse frequencies and attention factor of every kind of rotary scaling, as transformers computes them.
+"""Writes rope_scaling.json: what transformers computes for every kind of rotary scaling.
 
 Run from anywhere: python make_fixtures.py
 """
@@ -58,7 +58,7 @@ class TorchInDouble:
 
 def compute(config, kind, length):
     if kind == "default":
-        # Its formula sits in the model's file, not among the scalings; a factor of 1 gives the same numbers through one.
+        # Its formula sits in the model's file, not among the scalings; linear by 1 gives the same numbers.
         config.rope_parameters = dict(config.rope_parameters, rope_type="linear", factor=1.0)
         kind = "linear"
     frequencies, factor = modeling_rope_utils.ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=length)
@@ -70,7 +70,8 @@ def main():
     for name, head, longest, rope, length in CASES:
         def config():
             return LlamaConfig(
-                hidden_size=4 * head, num_attention_heads=4, max_position_embeddings=longest, rope_parameters=dict(rope))
+                hidden_size=4 * head, num_attention_heads=4, max_position_embeddings=longest,
+                rope_parameters=dict(rope))
 
         single, factor = compute(config(), rope["rope_type"], length)
         modeling_rope_utils.torch = TorchInDouble()

@@ -52,7 +52,7 @@ def flat(tensors):
 
 
 def cosine_rate(step, peak, final, warmup, total):
-    """The schedule of nanoGPT's train.py: step counts from 0; a linear rise that never is 0, half a cosine, then flat."""
+    """The schedule of nanoGPT's train.py, steps from 0: a linear rise that never is 0, half a cosine, then flat."""
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     if step > total:
@@ -63,7 +63,8 @@ def cosine_rate(step, peak, final, warmup, total):
 def cosine():
     cases = []
     for peak, final, warmup, total in [(3e-4, 3e-5, 20, 1000), (1e-3, 0.0, 0, 10), (6e-4, 6e-5, 5, 40)]:
-        interesting = {0, 1, warmup - 1, warmup, warmup + 1, (warmup + total) // 2, total - 1, total, total + 1, total + 100}
+        interesting = {0, 1, warmup - 1, warmup, warmup + 1, (warmup + total) // 2, total - 1, total, total + 1,
+        total + 100}
         steps = sorted(step for step in interesting if step >= 0)
         cases.append({
             "peak": peak, "final": final, "warmup": warmup, "total": total, "steps": steps,
