@@ -1,0 +1,36 @@
+# `make test` and `make demo` do all set-up themselves. RINGZOO_DATA, where set, names a folder of real data for the tests.
+.PHONY: setup demo test test-all bench format lint build
+.NOTPARALLEL:
+
+swift_sources := Package.swift Sources Plugins Models Tests Scripts
+
+# System libraries; quick when everything is there.
+setup:
+	@Scripts/setup
+
+# What users run: .build/release/ringzoo.
+build: setup
+	@Scripts/build
+
+# Everything CI checks.
+test: lint build
+	@Scripts/test
+
+# The same with the larger shapes and lengths.
+test-all: export RINGZOO_TEST_ALL = 1
+test-all: test
+
+# Formatting, the direction of imports, and what may be tracked.
+lint: setup
+	swift format lint --strict --parallel --recursive $(swift_sources)
+	@Scripts/check-tree
+	@Scripts/check-imports
+
+format:
+	swift format --in-place --parallel --recursive $(swift_sources)
+
+demo: build
+	@Scripts/demo
+
+bench: build
+	@Scripts/bench
