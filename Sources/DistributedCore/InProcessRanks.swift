@@ -110,7 +110,9 @@ final class InProcessCommunicator: Communicator {
 
     // MARK: The one mechanism: offer, take, leave
 
+    /// Peers read what is offered from their own threads, so strided tensors are packed here, by the rank that owns them.
     private func offer(_ operation: Int, _ message: Message) {
+        let message = Message(message.tensors.map { $0.detached.contiguous() }, integers: message.integers)
         group.state.update { state in
             state.offers[operation, default: [Message?](repeating: nil, count: size)][rank] = message
             if state.finished[operation] == nil { state.finished[operation] = [Bool](repeating: false, count: size) }
@@ -225,7 +227,7 @@ final class InProcessCommunicator: Communicator {
         if size == 1 { return tensor }
         // Peers read the offer while this rank sums, so the sum has memory of its own.
         let sum = Tensor.zeros(tensor.shape, tensor.dtype, on: device)
-        _ = try exchange(Message([tensor.detached.contiguous()]), "allReduce") { all, peer in
+        _ = try exchange(Message([tensor]), "allReduce") { all, peer in
             try self.add(all[peer].tensors[0], into: sum, "allReduce", peer)
         }
         return sum
@@ -237,7 +239,7 @@ final class InProcessCommunicator: Communicator {
         }
         let rows = tensor.shape[0] / size
         let sum = Tensor.zeros([rows] + tensor.shape.dropFirst(), tensor.dtype, on: device)
-        _ = try exchange(Message([tensor.detached.contiguous()]), "reduceScatter") { all, peer in
+        _ = try exchange(Message([tensor]), "reduceScatter") { all, peer in
             let part = all[peer].tensors[0].slice(axis: 0, self.rank * rows..<(self.rank + 1) * rows)
             try self.add(part, into: sum, "reduceScatter", peer)
         }
