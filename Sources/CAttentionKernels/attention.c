@@ -1,0 +1,243 @@
+// Entry points: choose a kernel set, lay out the workspace, cut the call into units.
+#include <math.h>
+
+#include "attention_plan.h"
+#include "dropout_hash.h"
+
+// MARK: kernel sets
+
+typedef struct {
+    const char *name;
+    const kernel_table *float32, *float64;
+} kernel_set;
+
+static const kernel_set kernel_sets[] = {
+#if defined(__x86_64__)
+    {"avx512", &avx512_float_kernels, &avx512_double_kernels},
+    {"avx2", &avx2_float_kernels, &avx2_double_kernels},
+#endif
+    {"portable", &portable_float_kernels, &portable_double_kernels},
+};
+enum { KERNEL_SETS = sizeof kernel_sets / sizeof kernel_sets[0] };
+
+static bool machine_has(const char *name) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (strcmp(name, "avx512") == 0)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+               && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
+               && __builtin_cpu_supports("fma");
+    if (strcmp(name, "avx2") == 0) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return strcmp(name, "portable") == 0;
+}
+
+static _Atomic int chosen_set = -1;
+
+static const kernel_set *current_set(void) {
+    int chosen = atomic_load_explicit(&chosen_set, memory_order_relaxed);
+    if (chosen < 0) {
+        chosen = 0;
+        while (!machine_has(kernel_sets[chosen].name)) chosen++;   // ends: "portable" is last and always there
+        atomic_store_explicit(&chosen_set, chosen, memory_order_relaxed);
+    }
+    return &kernel_sets[chosen];
+}
+
+const char *rz_attention_kernels(void) { return current_set()->name; }
+
+bool rz_attention_set_kernels(const char *name) {
+    if (!name) {
+        atomic_store(&chosen_set, -1);
+        return true;
+    }
+    for (int i = 0; i < KERNEL_SETS; i++)
+        if (strcmp(kernel_sets[i].name, name) == 0 && machine_has(name)) {
+            atomic_store(&chosen_set, i);
+            return true;
+        }
+    return false;
+}
+
+// MARK: plan
+
+static int64_t query_block_for(const rz_attention_problem *p, int64_t rows) {
+    return larger(1, smaller(rows / (p->heads / p->kv_heads), p->query_count));
+}
+
+int64_t rz_attention_key_block(void) { return KEY_BLOCK; }
+int64_t rz_attention_forward_query_block(const rz_attention_problem *p) { return query_block_for(p, FORWARD_ROWS); }
+int64_t rz_attention_backward_query_block(const rz_attention_problem *p) { return query_block_for(p, BACKWARD_ROWS); }
+
+typedef enum { FORWARD, BACKWARD } direction;
+
+static const kernel_table *table_for(size_t element_bytes) {
+    return element_bytes == sizeof(float) ? current_set()->float32 : current_set()->float64;
+}
+
+static attention_plan make_plan(const rz_attention_problem *p, size_t element_bytes, direction way) {
+    attention_plan plan = {.problem = p};
+    plan.group = p->heads / p->kv_heads;
+    const int64_t line = (int64_t)(64 / element_bytes);
+    plan.padded_size = blocks_of(p->head_size, line) * line;
+    plan.query_block = query_block_for(p, way == FORWARD ? FORWARD_ROWS : BACKWARD_ROWS);
+    plan.query_blocks = blocks_of(p->query_count, plan.query_block);
+    plan.rows = blocks_of(plan.query_block * plan.group, ROW_TILE) * ROW_TILE;
+    plan.key_blocks = blocks_of(p->key_count, KEY_BLOCK);
+    plan.document_batches =
+        p->query_documents && (p->query_document_batch_stride || p->key_document_batch_stride) ? p->batch : 1;
+    // Decoding has too few units for the workers. The cut depends on the shapes alone, so the bits do not depend on
+    // the number of workers; at least 4 key blocks a piece keep the merge small beside it.
+    plan.splits = 1;
+    const int64_t units = p->batch * p->kv_heads * plan.query_blocks;
+    if (way == FORWARD && units > 0 && p->query_count <= DECODE_QUERIES)
+        plan.splits = larger(1, smaller(MAXIMUM_PARTIALS / units, plan.key_blocks / 4));
+    return plan;
+}
+
+// Places everything in `memory`; with NULL it only counts.
+static size_t lay_out(attention_plan *plan, char *memory, size_t element_bytes, direction way, int64_t workers) {
+    const rz_attention_problem *p = plan->problem;
+    const kernel_table *table = table_for(element_bytes);
+    char *const start = (char *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    size_t used = 0;
+    plan->query_spans = (block_span *)(start + used);
+    used += whole_lines(sizeof(block_span) * (size_t)(plan->document_batches * plan->query_blocks));
+    plan->key_spans = (block_span *)(start + used);
+    used += whole_lines(sizeof(block_span) * (size_t)(plan->document_batches * plan->key_blocks));
+    plan->tickets = (_Atomic int64_t *)(start + used);
+    if (way == BACKWARD)
+        used += whole_lines(sizeof(int64_t) * (size_t)(p->batch * p->kv_heads * plan->query_blocks));
+    plan->partials = start + used;
+    plan->partial_bytes = table->partial_bytes(plan);
+    if (plan->splits > 1)
+        used += plan->partial_bytes * (size_t)(p->batch * p->kv_heads * plan->query_blocks * plan->splits);
+    plan->worker_memory = start + used;
+    plan->worker_bytes = way == FORWARD ? table->forward_worker_bytes(plan) : table->backward_worker_bytes(plan);
+    return used + plan->worker_bytes * (size_t)workers + 64;
+}
+
+static size_t workspace(const rz_attention_problem *p, size_t element_bytes, direction way, int64_t workers) {
+    attention_plan plan = make_plan(p, element_bytes, way);
+    return lay_out(&plan, NULL, element_bytes, way, larger(1, workers));
+}
+size_t rz_attention_forward_workspace(const rz_attention_problem *p, size_t element_bytes, int64_t workers) {
+    return workspace(p, element_bytes, FORWARD, workers);
+}
+size_t rz_attention_backward_workspace(const rz_attention_problem *p, size_t element_bytes, int64_t workers) {
+    return workspace(p, element_bytes, BACKWARD, workers);
+}
+
+static void find_spans(block_span *spans, int64_t batches, int64_t count, int64_t block, const int64_t *positions,
+                       const int32_t *documents, int64_t document_stride) {
+    for (int64_t b = 0; b < batches; b++)
+        for (int64_t start = 0; start < count; start += block) {
+            block_span s = {INT64_MAX, INT64_MIN, INT32_MAX, INT32_MIN};
+            for (int64_t i = start; i < smaller(count, start + block); i++) {
+                s.first = smaller(s.first, positions[i]);
+                s.last = larger(s.last, positions[i]);
+                if (!documents) continue;
+                const int32_t document = documents[b * document_stride + i];
+                if (document < s.first_document) s.first_document = document;
+                if (document > s.last_document) s.last_document = document;
+            }
+            *spans++ = s;
+        }
+}
+
+static void prepare(attention_plan *plan, void *memory, size_t element_bytes, direction way, int64_t workers) {
+    const rz_attention_problem *p = plan->problem;
+    lay_out(plan, memory, element_bytes, way, workers);
+    find_spans(plan->query_spans, plan->document_batches, p->query_count, plan->query_block, p->query_positions,
+               p->query_documents, p->query_document_batch_stride);
+    find_spans(plan->key_spans, plan->document_batches, p->key_count, KEY_BLOCK, p->key_positions, p->key_documents,
+               p->key_document_batch_stride);
+    if (way == BACKWARD)
+        for (int64_t i = 0; i < p->batch * p->kv_heads * plan->query_blocks; i++) atomic_init(&plan->tickets[i], 0);
+}
+
+static void run_units(const rz_attention_executor *executor, int64_t count,
+                      void (*body)(void *arg, int64_t index, int64_t worker), void *arg) {
+    if (executor && executor->run && executor->workers > 1)
+        executor->run(executor->pool, count, body, arg);
+    else
+        for (int64_t i = 0; i < count; i++) body(arg, i, 0);
+}
+
+// MARK: forward
+
+static int64_t forward(const rz_attention_problem *p, size_t element_bytes, const rz_attention_tensor *q,
+                       const rz_attention_tensor *k, const rz_attention_tensor *v, void *m, void *l, void *acc,
+                       const void *products, const rz_attention_executor *executor, void *memory) {
+    attention_plan plan = make_plan(p, element_bytes, FORWARD);
+    plan.q = *q, plan.k = *k, plan.v = *v;
+    plan.m = m, plan.l = l, plan.acc = acc, plan.products = products;
+    const int64_t units = p->batch * p->kv_heads * plan.query_blocks;
+    if (units == 0 || plan.key_blocks == 0) return 0;
+    prepare(&plan, memory, element_bytes, FORWARD, executor ? larger(1, executor->workers) : 1);
+    run_units(executor, units * plan.splits, table_for(element_bytes)->forward_unit, &plan);
+    if (plan.splits > 1) run_units(executor, units, table_for(element_bytes)->merge_unit, &plan);
+    return atomic_load(&plan.pairs);
+}
+
+int64_t rz_attention_forward_f32(const rz_attention_problem *problem, const rz_attention_tensor *q,
+                                 const rz_attention_tensor *k, const rz_attention_tensor *v, float *m, float *l,
+                                 float *acc, const rz_attention_products_f32 *products,
+                                 const rz_attention_executor *executor, void *workspace) {
+    return forward(problem, sizeof(float), q, k, v, m, l, acc, products, executor, workspace);
+}
+
+int64_t rz_attention_forward_f64(const rz_attention_problem *problem, const rz_attention_tensor *q,
+                                 const rz_attention_tensor *k, const rz_attention_tensor *v, double *m, double *l,
+                                 double *acc, const rz_attention_products_f64 *products,
+                                 const rz_attention_executor *executor, void *workspace) {
+    return forward(problem, sizeof(double), q, k, v, m, l, acc, products, executor, workspace);
+}
+
+// MARK: backward
+
+static int64_t backward(attention_plan plan, size_t element_bytes, const rz_attention_executor *executor,
+                        void *memory) {
+    const rz_attention_problem *p = plan.problem;
+    const int64_t units = p->batch * p->kv_heads * plan.key_blocks;
+    if (units == 0 || plan.query_blocks == 0) return 0;
+    prepare(&plan, memory, element_bytes, BACKWARD, executor ? larger(1, executor->workers) : 1);
+    // Bias broadcasts over heads and batch, so two units may add to one element: in order, by one worker.
+    run_units(plan.dbias ? NULL : executor, units, table_for(element_bytes)->backward_unit, &plan);
+    return atomic_load(&plan.pairs);
+}
+
+int64_t rz_attention_backward_f32(const rz_attention_problem *problem, const rz_attention_tensor *dout,
+                                  const rz_attention_tensor *q, const rz_attention_tensor *k,
+                                  const rz_attention_tensor *v, const float *lse, const float *delta, float *dq,
+                                  float *dk, float *dv, float *dbias, const int64_t *dbias_strides,
+                                  const rz_attention_products_f32 *products, const rz_attention_executor *executor,
+                                  void *workspace) {
+    attention_plan plan = make_plan(problem, sizeof(float), BACKWARD);
+    plan.q = *q, plan.k = *k, plan.v = *v, plan.dout = *dout, plan.lse = lse, plan.delta = delta;
+    plan.dq = dq, plan.dk = dk, plan.dv = dv, plan.dbias = dbias, plan.dbias_strides = dbias_strides;
+    plan.products = products;
+    return backward(plan, sizeof(float), executor, workspace);
+}
+
+int64_t rz_attention_backward_f64(const rz_attention_problem *problem, const rz_attention_tensor *dout,
+                                  const rz_attention_tensor *q, const rz_attention_tensor *k,
+                                  const rz_attention_tensor *v, const double *lse, const double *delta, double *dq,
+                                  double *dk, double *dv, double *dbias, const int64_t *dbias_strides,
+                                  const rz_attention_products_f64 *products, const rz_attention_executor *executor,
+                                  void *workspace) {
+    attention_plan plan = make_plan(problem, sizeof(double), BACKWARD);
+    plan.q = *q, plan.k = *k, plan.v = *v, plan.dout = *dout, plan.lse = lse, plan.delta = delta;
+    plan.dq = dq, plan.dk = dk, plan.dv = dv, plan.dbias = dbias, plan.dbias_strides = dbias_strides;
+    plan.products = products;
+    return backward(plan, sizeof(double), executor, workspace);
+}
+
+// MARK: dropout
+
+bool rz_attention_dropout_keeps(uint64_t seed, int64_t batch, int64_t head, int64_t query_position,
+                                int64_t key_position, double probability) {
+    const uint32_t key0 = dropout_row_key(DROPOUT_START_0, seed, batch, head, query_position);
+    const uint32_t key1 = dropout_row_key(DROPOUT_START_1, seed, batch, head, query_position);
+    return dropout_draw(dropout_column(key_position), key0, key1) >= dropout_threshold(probability);
+}

@@ -1,0 +1,104 @@
+// What one call works on, and how it is cut into units: shared by the planner (plain C) and every kernel set.
+#ifndef ATTENTION_PLAN_H
+#define ATTENTION_PLAN_H
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "CAttentionKernels.h"
+
+enum {
+    KEY_BLOCK = 128,        // keys of a block: a 128 x 64 float panel is 32 KB and stays in the first-level cache
+    ROW_TILE = 6,           // rows of a register tile, in every kernel set
+    FORWARD_ROWS = 192,     // rows of a block, over the query heads of one kv head
+    BACKWARD_ROWS = 96,
+    ROW_PITCH = KEY_BLOCK + 16,          // of S, P, dS: room for the columns a last tile of 6 keys reads beyond 128
+    KEY_ROWS = KEY_BLOCK + ROW_TILE - 2, // 132: dK and dV are computed in tiles of 6 keys
+    DECODE_QUERIES = 16,    // up to here a call may be cut over the keys
+    MAXIMUM_PARTIALS = 16,  // parallel pieces such a call is cut into
+};
+
+// The smallest and largest position and document of a block.
+typedef struct {
+    int64_t first, last;
+    int32_t first_document, last_document;
+} block_span;
+
+typedef enum { PAIR_SKIPPED, PAIR_PARTIAL, PAIR_FULL } pair_kind;
+
+typedef struct {
+    const rz_attention_problem *problem;
+    rz_attention_tensor q, k, v, dout;
+    void *m, *l, *acc;                       // forward state
+    const void *lse, *delta;                 // backward input
+    void *dq, *dk, *dv, *dbias;
+    const int64_t *dbias_strides;
+    const void *products;                    // rz_attention_products_f32 / _f64 or NULL
+
+    int64_t group;                           // query heads of one kv head
+    int64_t padded_size;                     // D up to a multiple of 64 bytes
+    int64_t query_block, query_blocks;       // queries of a block (each has `group` rows), number of blocks
+    int64_t rows;                            // rows of a block, up to a multiple of ROW_TILE
+    int64_t key_blocks;
+    int64_t splits;                          // pieces of the keys (decoding), else 1
+    int64_t document_batches;                // B when documents differ by batch element, else 1
+    block_span *query_spans, *key_spans;     // [document_batches][blocks]
+    _Atomic int64_t *tickets;                // [B][Hkv][query_blocks]: 1 + the last key block whose dQ was added
+    char *partials;                          // [units][splits] states of a decoding call
+    size_t partial_bytes;
+    char *worker_memory;
+    size_t worker_bytes;
+    _Atomic int64_t pairs;
+} attention_plan;
+
+// One instruction set and compute type.
+typedef struct {
+    size_t (*forward_worker_bytes)(const attention_plan *plan);
+    size_t (*backward_worker_bytes)(const attention_plan *plan);
+    size_t (*partial_bytes)(const attention_plan *plan);
+    void (*forward_unit)(void *plan, int64_t index, int64_t worker);
+    void (*merge_unit)(void *plan, int64_t index, int64_t worker);
+    void (*backward_unit)(void *plan, int64_t index, int64_t worker);
+} kernel_table;
+
+extern const kernel_table portable_float_kernels, portable_double_kernels;
+#if defined(__x86_64__)
+extern const kernel_table avx2_float_kernels, avx2_double_kernels, avx512_float_kernels, avx512_double_kernels;
+#endif
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t blocks_of(int64_t count, int64_t block) { return (count + block - 1) / block; }
+static inline size_t whole_lines(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
+// What the mask makes of a block of queries against a block of keys. Exact for SKIPPED and FULL; a pair whose keys are
+// all invisible for reasons that the ranges do not show is PARTIAL.
+static inline pair_kind classify(const rz_attention_problem *p, const block_span *q, const block_span *k) {
+    bool full = true;
+    if (p->causal) {
+        if (k->first > q->last) return PAIR_SKIPPED;
+        full = full && k->last <= q->first;
+    }
+    if (p->window_ahead >= 0) {
+        if (k->first > q->last + p->window_ahead) return PAIR_SKIPPED;
+        full = full && k->last <= q->first + p->window_ahead;
+    }
+    if (p->window_back >= 0) {
+        if (k->last < q->first - p->window_back) return PAIR_SKIPPED;
+        full = full && k->first >= q->last - p->window_back;
+    }
+    if (p->query_documents) {
+        if (k->first_document > q->last_document || k->last_document < q->first_document) return PAIR_SKIPPED;
+        full = full && k->first_document == q->last_document && k->last_document == q->first_document;
+    }
+    return full ? PAIR_FULL : PAIR_PARTIAL;
+}
+
+static inline const block_span *query_span(const attention_plan *plan, int64_t batch, int64_t block) {
+    return plan->query_spans + (plan->document_batches > 1 ? batch : 0) * plan->query_blocks + block;
+}
+static inline const block_span *key_span(const attention_plan *plan, int64_t batch, int64_t block) {
+    return plan->key_spans + (plan->document_batches > 1 ? batch : 0) * plan->key_blocks + block;
+}
+
+#endif

@@ -1,0 +1,97 @@
+// Packing and register-tiled products: C (6 rows x one panel of columns) stays in registers over the whole reduction.
+//
+// B is always packed: a panel holds PANEL columns side by side, row after row of the reduction, so the inner loop reads
+// it front to back. A is read by broadcasts at any two strides, so P^T needs no transpose.
+
+// acc += A (6 x depth) B (depth x width vectors). `pitch` is the vectors of a panel row, at least `width`.
+INLINE void multiply_tile(const int width, const real *a, int64_t row_stride, int64_t depth_stride, const real *b,
+                          const int pitch, int64_t depth, vector acc[ROW_TILE][TILE_VECTORS]) {
+    _Pragma("clang loop unroll_count(4)")
+    for (int64_t t = 0; t < depth; t++) {
+        vector column[TILE_VECTORS];
+        UNROLLED for (int c = 0; c < width; c++) column[c] = load(b + c * LANES);
+        UNROLLED for (int r = 0; r < ROW_TILE; r++) {
+            const vector x = all(a[r * row_stride]);
+            UNROLLED for (int c = 0; c < width; c++) acc[r][c] = x * column[c] + acc[r][c];
+        }
+        a += depth_stride;
+        b += pitch * LANES;
+    }
+}
+
+INLINE void clear_tile(vector acc[ROW_TILE][TILE_VECTORS]) {
+    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        UNROLLED for (int c = 0; c < TILE_VECTORS; c++) acc[r][c] = (vector){0};
+}
+
+// MARK: packing
+
+// Rows of a tensor (token stride apart) to row-major memory of width `padded`; `rows` up to `capacity` become zero.
+NOT_INLINE void pack_rows(real *to, const rz_attention_tensor *from, int64_t index, int64_t rows, int64_t capacity,
+                          int64_t size, int64_t padded, real factor) {
+    for (int64_t r = 0; r < rows; r++, to += padded) {
+        widen(to, from, index + r * from->token_stride, size, factor);
+        for (int64_t d = size; d < padded; d++) to[d] = 0;
+    }
+    memset(to, 0, sizeof(real) * (size_t)((capacity - rows) * padded));
+}
+
+// Row-major [rows][padded] as panels of columns: panel after panel, each [rows][<= PANEL].
+NOT_INLINE void pack_columns(real *to, const real *from, int64_t rows, int64_t padded) {
+    for (int64_t d = 0; d < padded; d += PANEL) {
+        const int64_t width = smaller(PANEL, padded - d);
+        for (int64_t r = 0; r < rows; r++, to += width)
+            for (int64_t c = 0; c < width; c += LANES) store(to + c, load(from + r * padded + d + c));
+    }
+}
+
+// Row-major [KEY_BLOCK][padded] transposed: panel after panel of PANEL keys, each [padded][PANEL].
+NOT_INLINE void pack_transposed(real *to, const real *from, int64_t keys, int64_t padded) {
+    for (int64_t panel = 0; panel < keys; panel += PANEL, to += padded * PANEL)
+        for (int64_t key = 0; key < PANEL; key += LANES)
+            for (int64_t d = 0; d < padded; d += LANES) {
+                vector x[LANES];
+                UNROLLED for (int i = 0; i < LANES; i++) x[i] = load(from + (panel + key + i) * padded + d);
+                transpose_square(x);
+                UNROLLED for (int i = 0; i < LANES; i++) store(to + (d + i) * PANEL + key, x[i]);
+            }
+}
+
+// MARK: products over packed operands
+
+// C [rows][padded] += A B, A read at two strides, B panels of `capacity` rows each. `rows` is a multiple of ROW_TILE.
+// C is added at the end of a tile, off the critical path.
+INLINE void add_product_panel(const int width, real *c, int64_t padded, const real *a, int64_t row_stride,
+                              int64_t depth_stride, const real *b, int64_t rows, int64_t depth) {
+    for (int64_t row = 0; row < rows; row += ROW_TILE) {
+        vector acc[ROW_TILE][TILE_VECTORS];
+        clear_tile(acc);
+        multiply_tile(width, a + row * row_stride, row_stride, depth_stride, b, width, depth, acc);
+        UNROLLED for (int r = 0; r < ROW_TILE; r++)
+            UNROLLED for (int i = 0; i < width; i++) {
+                real *place = c + (row + r) * padded + i * LANES;
+                store(place, acc[r][i] + load(place));
+            }
+    }
+}
+
+// The row strides are compile-time constants in both uses (A by rows, A by columns), one loop each. The last panel may
+// be narrower than the others.
+#define ADD_PRODUCT_PANEL(width, ROW_STRIDE, DEPTH_STRIDE)                                                             \
+    add_product_panel((width) < TILE_VECTORS ? (width) : TILE_VECTORS, c + d, padded, a, ROW_STRIDE, DEPTH_STRIDE, b,  \
+                      rows, depth)
+#define DEFINE_ADD_PRODUCT(name, ROW_STRIDE, DEPTH_STRIDE)                                                             \
+    NOT_INLINE void name(real *c, int64_t padded, const real *a, const real *b, int64_t capacity, int64_t rows,        \
+                         int64_t depth) {                                                                              \
+        for (int64_t d = 0; d < padded; d += PANEL, b += capacity * PANEL)                                             \
+            switch (smaller(PANEL, padded - d) / LANES) {                                                              \
+            case 1: ADD_PRODUCT_PANEL(1, ROW_STRIDE, DEPTH_STRIDE); break;                                             \
+            case 2: ADD_PRODUCT_PANEL(2, ROW_STRIDE, DEPTH_STRIDE); break;                                             \
+            case 3: ADD_PRODUCT_PANEL(3, ROW_STRIDE, DEPTH_STRIDE); break;                                             \
+            default: ADD_PRODUCT_PANEL(TILE_VECTORS, ROW_STRIDE, DEPTH_STRIDE); break;                                 \
+            }                                                                                                          \
+    }
+DEFINE_ADD_PRODUCT(add_product, ROW_PITCH, 1)
+DEFINE_ADD_PRODUCT(add_transposed_product, 1, ROW_PITCH)
+#undef DEFINE_ADD_PRODUCT
+#undef ADD_PRODUCT_PANEL

@@ -1,0 +1,251 @@
+// The compute type as a vector: width, exponential, hyperbolic tangent, transpose, widening of stored elements.
+//
+// A kernel set is one source file that says KERNEL_FLOAT or KERNEL_DOUBLE and KERNEL_AVX512, KERNEL_AVX2 or
+// KERNEL_PORTABLE and includes kernel_engine.h, which includes this first. Everything is written with the compiler's
+// vector extensions, so one text serves every instruction set; a * b + c becomes one instruction where there is one.
+
+#define INLINE static inline __attribute__((always_inline))
+#define NOT_INLINE static __attribute__((noinline))
+#define UNROLLED _Pragma("clang loop unroll(full)")
+
+#if defined(KERNEL_AVX512)
+#define VECTOR_BYTES 64
+#elif defined(KERNEL_AVX2)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+
+// Vectors of B in a register tile: 6 x 4 accumulators want 32 registers, 6 x 2 want 16.
+#if defined(KERNEL_AVX512) || defined(__aarch64__)
+#define TILE_VECTORS 4
+#else
+#define TILE_VECTORS 2
+#endif
+
+#if defined(KERNEL_FLOAT)
+typedef float real;
+typedef int32_t real_bits;
+typedef rz_attention_products_f32 external_products;
+#define MANTISSA_BITS 23
+#define EXPONENT_BIAS 127
+#define ROUNDER 0x1.8p23f         // adding it leaves the rounded integer in the low bits
+#define LARGEST_EXPONENT 127.0f
+#define SMALLEST_EXPONENT -126.0f
+#define REAL_EPSILON 0x1p-23f
+// Finite on purpose: no inf - inf anywhere. A masked logit lies so far under the reference of an empty row that its
+// exponential is an exact zero there too.
+#define MASKED -3e38f
+#define EMPTY_REFERENCE -1e30f
+#else
+typedef double real;
+typedef int64_t real_bits;
+typedef rz_attention_products_f64 external_products;
+#define MANTISSA_BITS 52
+#define EXPONENT_BIAS 1023
+#define ROUNDER 0x1.8p52
+#define LARGEST_EXPONENT 1023.0
+#define SMALLEST_EXPONENT -1022.0
+#define REAL_EPSILON 0x1p-52
+#define MASKED -1e300
+#define EMPTY_REFERENCE -1e290
+#endif
+
+#define LOG2_E 1.4426950408889634074
+#define LN_2 0.69314718055994530942
+
+typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
+typedef real_bits vector_bits __attribute__((vector_size(VECTOR_BYTES)));
+typedef real unaligned_vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real))));
+
+enum {
+    LANES = VECTOR_BYTES / sizeof(real),
+    PANEL = LANES * TILE_VECTORS,   // columns of a register tile and of a packed panel
+};
+_Static_assert(KEY_BLOCK % PANEL == 0, "a key block is whole panels");
+
+INLINE vector load(const real *p) { return *(const vector *)p; }
+INLINE vector load_anywhere(const real *p) { return *(const unaligned_vector *)p; }
+INLINE void store(real *p, vector x) { *(vector *)p = x; }
+INLINE vector all(real x) { return x - (vector){0}; }
+// C has no ?: on vectors; the compiler makes a blend of this.
+INLINE vector choose(vector_bits where, vector a, vector b) {
+    return (vector)((where & (vector_bits)a) | (~where & (vector_bits)b));
+}
+INLINE vector larger_of(vector a, vector b) {
+#if defined(KERNEL_AVX512) && defined(KERNEL_FLOAT)
+    return _mm512_max_ps(a, b);
+#elif defined(KERNEL_AVX512)
+    return _mm512_max_pd(a, b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+INLINE real sum_of(vector x) {
+    real sum = 0;
+    UNROLLED for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+INLINE real largest_of(vector x) {
+    real largest = x[0];
+    UNROLLED for (int i = 1; i < LANES; i++) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
+// 2^x = 2^n (1 + f c(f)) with n the nearest integer and |f| <= 1/2; the coefficients are the Chebyshev interpolation of
+// (2^f - 1) / f (own fit; relative error 4e-9 in float, 6e-18 in double, before rounding). Exact 0 for masked entries.
+INLINE vector exp2_vector(vector x) {
+#if defined(KERNEL_FLOAT)
+#if defined(KERNEL_AVX512)
+    const vector n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const vector f = x - n;
+#else
+    x = choose(x > LARGEST_EXPONENT, all(LARGEST_EXPONENT), x);
+    const vector shifted = x + (ROUNDER + EXPONENT_BIAS);
+    const vector f = x - (shifted - (ROUNDER + EXPONENT_BIAS));
+#endif
+    vector c = all(0x1.44138ap-13f);
+    c = c * f + 0x1.5f089p-10f;
+    c = c * f + 0x1.3b2a54p-7f;
+    c = c * f + 0x1.c6af6cp-5f;
+    c = c * f + 0x1.ebfbep-3f;
+    c = c * f + 0x1.62e43p-1f;
+    c = c * f + 1.0f;
+#if defined(KERNEL_AVX512)
+    return _mm512_scalef_ps(c, n);
+#endif
+#else
+#if defined(KERNEL_AVX512)
+    const vector n = _mm512_roundscale_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const vector f = x - n;
+#else
+    x = choose(x > LARGEST_EXPONENT, all(LARGEST_EXPONENT), x);
+    const vector shifted = x + (ROUNDER + EXPONENT_BIAS);
+    const vector f = x - (shifted - (ROUNDER + EXPONENT_BIAS));
+#endif
+    vector c = all(0x1.e9d3fe3952179p-32);
+    c = c * f + 0x1.e6063f7217bc6p-28;
+    c = c * f + 0x1.b524fae627834p-24;
+    c = c * f + 0x1.62bfd47773353p-20;
+    c = c * f + 0x1.ffcbfc670dcd4p-17;
+    c = c * f + 0x1.430913096fd9fp-13;
+    c = c * f + 0x1.5d87fe78a5276p-10;
+    c = c * f + 0x1.3b2ab6fba1ddap-7;
+    c = c * f + 0x1.c6b08d704a0c2p-5;
+    c = c * f + 0x1.ebfbdff82c598p-3;
+    c = c * f + 0x1.62e42fefa39efp-1;
+    c = c * f + 1.0;
+#if defined(KERNEL_AVX512)
+    return _mm512_scalef_pd(c, n);
+#endif
+#endif
+#if !defined(KERNEL_AVX512)
+    // The low bits of `shifted` are n + bias: shifted into place they are 2^n. Below the normal range the bits mean
+    // nothing, so the result is cleared; NaN is not below and passes through.
+    const vector power = (vector)((vector_bits)shifted << MANTISSA_BITS);
+    return (vector)((vector_bits)(c * power) & ~(x < SMALLEST_EXPONENT));
+#endif
+}
+
+// tanh: an odd polynomial up to 1/2 (own fit, relative error 2e-9 in float, 1e-17 in double), beyond it
+// 1 - 2 / (e^2|z| + 1), which has lost its relative accuracy only where the polynomial serves.
+INLINE vector tanh_vector(vector z) {
+    const vector w = z * z;
+#if defined(KERNEL_FLOAT)
+    vector c = all(-0x1.c7033cp-8f);
+    c = c * w + 0x1.5fc692p-6f;
+    c = c * w - 0x1.b9d2aep-5f;
+    c = c * w + 0x1.11108p-3f;
+    c = c * w - 0x1.555554p-2f;
+#else
+    vector c = all(-0x1.8117b15cbb104p-16);
+    c = c * w + 0x1.71eb85bee4b4ap-14;
+    c = c * w - 0x1.efab6555ccc22p-13;
+    c = c * w + 0x1.350ce30757046p-11;
+    c = c * w - 0x1.7d9e74586c684p-10;
+    c = c * w + 0x1.d6d39b48449bfp-9;
+    c = c * w - 0x1.226e34a851d2cp-7;
+    c = c * w + 0x1.664f487fed22ap-6;
+    c = c * w - 0x1.ba1ba1ba15daap-5;
+    c = c * w + 0x1.11111111110ecp-3;
+    c = c * w - 0x1.5555555555555p-2;
+#endif
+    const vector small = z + z * (w * c);
+    const vector size = choose(z < 0, -z, z);
+    const vector doubled = size * (real)(2 * LOG2_E);
+    const vector power = exp2_vector(choose(doubled > 64, all(64), doubled));   // tanh is 1 long before
+    const vector large = 1 - 2 / (power + 1);
+    return choose(size < (real)0.5, small, choose(z < 0, -large, large));
+}
+
+// LANES x LANES elements transposed in registers: each round deals the two halves of the rows like cards, and after
+// log2(LANES) perfect shuffles element (i, j) has moved to (j, i).
+#if VECTOR_BYTES == 64 && defined(KERNEL_FLOAT)
+#define DEAL_LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define DEAL_HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif VECTOR_BYTES / 8 == 8 || (VECTOR_BYTES == 32 && defined(KERNEL_FLOAT))
+#define DEAL_LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define DEAL_HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#elif VECTOR_BYTES == 32 || (VECTOR_BYTES == 16 && defined(KERNEL_FLOAT))
+#define DEAL_LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define DEAL_HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#else
+#define DEAL_LOW(a, b) __builtin_shufflevector(a, b, 0, 2)
+#define DEAL_HIGH(a, b) __builtin_shufflevector(a, b, 1, 3)
+#endif
+
+INLINE void transpose_square(vector x[LANES]) {
+    UNROLLED for (int step = 1; step < LANES; step *= 2) {
+        vector y[LANES];
+        UNROLLED for (int i = 0; i < LANES / 2; i++) {
+            y[2 * i] = DEAL_LOW(x[i], x[i + LANES / 2]);
+            y[2 * i + 1] = DEAL_HIGH(x[i], x[i + LANES / 2]);
+        }
+        UNROLLED for (int i = 0; i < LANES; i++) x[i] = y[i];
+    }
+}
+
+// `count` stored elements from `index` on, widened and multiplied.
+INLINE void widen(real *restrict to, const rz_attention_tensor *from, int64_t index, int64_t count, real factor) {
+    switch (from->storage) {
+    case RZ_STORAGE_FLOAT32: {
+        const float *restrict x = (const float *)from->data + index;
+        for (int64_t i = 0; i < count; i++) to[i] = (real)x[i] * factor;
+        break;
+    }
+    case RZ_STORAGE_FLOAT64: {
+        const double *restrict x = (const double *)from->data + index;
+        for (int64_t i = 0; i < count; i++) to[i] = (real)x[i] * factor;
+        break;
+    }
+    case RZ_STORAGE_BFLOAT16: {
+        const uint16_t *restrict x = (const uint16_t *)from->data + index;
+        for (int64_t i = 0; i < count; i++) {
+            const uint32_t bits = (uint32_t)x[i] << 16;
+            float value;
+            memcpy(&value, &bits, sizeof value);
+            to[i] = (real)value * factor;
+        }
+        break;
+    }
+    case RZ_STORAGE_FLOAT16: {
+        // Moved into place, the 5-bit exponent is 112 too low; the product corrects it and is exact for subnormals.
+        const uint16_t *restrict x = (const uint16_t *)from->data + index;
+        for (int64_t i = 0; i < count; i++) {
+            const uint32_t magnitude = (uint32_t)(x[i] & 0x7fff) << 13;
+            const uint32_t special = magnitude >= 0x0f800000u ? 0x7f800000u : 0;   // Inf and NaN
+            float value;
+            memcpy(&value, &magnitude, sizeof value);
+            value *= 0x1p112f;
+            uint32_t bits;
+            memcpy(&bits, &value, sizeof bits);
+            bits |= special | (uint32_t)(x[i] & 0x8000) << 16;
+            memcpy(&value, &bits, sizeof value);
+            to[i] = (real)value * factor;
+        }
+        break;
+    }
+    }
+}
