@@ -53,6 +53,7 @@ let package = Package(
         // The core, from the bottom up.
         core("TensorCore", ["CTensorKernels", "COpenBLAS"]),
         core("AttentionCore", ["TensorCore"]),
+        core("BlockwiseAttention", ["AttentionCore", "CAttentionKernels", "CTensorKernels"]),
         core("DistributedCore", ["AttentionCore"]),
         core("NeuralCore", ["AttentionCore"]),
         core("CheckpointCore", ["TensorCore", "CHDF5Shim"]),
@@ -62,8 +63,8 @@ let package = Package(
         core("ConformanceKit", ["AttentionCore", "DistributedCore", "NeuralCore"]),
 
         // Backends and models; each is one folder that knows the core and nothing of its neighbours.
-        plugin("CPUAttention", ["ZooCore", "CAttentionKernels"]),
-        plugin("BLASAttention", ["ZooCore", "CAttentionKernels", "COpenBLAS"]),
+        plugin("CPUAttention", ["ZooCore", "BlockwiseAttention"]),
+        plugin("BLASAttention", ["ZooCore", "BlockwiseAttention", "CAttentionKernels", "COpenBLAS"]),
         plugin("RingAttention", ["ZooCore"]),
         model("Llama", ["ZooCore"]),
 

@@ -13,7 +13,7 @@ import Foundation
 let coreLayers: [[String]] = [
     ["TensorCore"],
     ["AttentionCore"],
-    ["TrainingCore", "NeuralCore", "CheckpointCore", "DistributedCore", "DataCore"],
+    ["TrainingCore", "NeuralCore", "CheckpointCore", "DistributedCore", "DataCore", "BlockwiseAttention"],
     ["ZooCore"],
     ["ConformanceKit"],
     ["ZooStandard"],

@@ -1,1 +1,1 @@
-// AttentionCoreTests
+import Testing

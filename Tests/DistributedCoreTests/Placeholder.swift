@@ -1,1 +1,1 @@
-// DistributedCoreTests
+import Testing

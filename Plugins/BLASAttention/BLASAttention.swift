@@ -1,0 +1,67 @@
+import AttentionCore
+import BlockwiseAttention
+import COpenBLAS
+import CAttentionKernels
+import TensorCore
+
+/// The same blocks as the `cpu` backend with OpenBLAS's matrix products, one single-threaded call per block.
+public struct BLASAttention: AttentionBackend {
+    public let name = "blas"
+    private let blocks: BlockwiseAttention
+
+    public init() {
+        openblas_set_num_threads(1)
+        blocks = BlockwiseAttention(products: .openBLAS)
+    }
+
+    public func unsupportedReasons(_ problem: AttentionProblem) -> [String] { blocks.unsupportedReasons(problem) }
+
+    public func forward(
+        q: Tensor, k: Tensor, v: Tensor, into state: inout AttentionState, _ problem: AttentionProblem
+    ) throws {
+        try blocks.forward(q: q, k: k, v: v, into: &state, problem)
+    }
+
+    public func backward(
+        dOut: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
+        into gradients: inout AttentionGradients, _ problem: AttentionProblem
+    ) throws {
+        try blocks.backward(dOut: dOut, q: q, k: k, v: v, lse: lse, delta: delta, into: &gradients, problem)
+    }
+}
+
+extension BlockwiseAttention.Products {
+    static let openBLAS = BlockwiseAttention.Products(
+        float32: rz_attention_products_f32(
+            multiply_transposed: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_sgemm(
+                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b, Int32(ldb),
+                    0, c, Int32(ldc))
+            },
+            add_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_sgemm(
+                    CblasRowMajor, CblasNoTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb), 1, c, Int32(ldc))
+            },
+            add_transposed_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_sgemm(
+                    CblasRowMajor, CblasTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb), 1, c, Int32(ldc))
+            }),
+        float64: rz_attention_products_f64(
+            multiply_transposed: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_dgemm(
+                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b, Int32(ldb),
+                    0, c, Int32(ldc))
+            },
+            add_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_dgemm(
+                    CblasRowMajor, CblasNoTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb), 1, c, Int32(ldc))
+            },
+            add_transposed_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_dgemm(
+                    CblasRowMajor, CblasTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb), 1, c, Int32(ldc))
+            }))
+}

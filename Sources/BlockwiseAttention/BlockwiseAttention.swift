@@ -1,0 +1,108 @@
+import AttentionCore
+import CAttentionKernels
+import TensorCore
+
+/// The bridge from tensors to the blockwise C kernels, shared by every backend that runs on a `CPUDevice` and differs only in who
+/// multiplies the blocks.
+public struct BlockwiseAttention: Sendable {
+    /// Matrix products in place of the kernels' own tiles; see `CAttentionKernels.h`.
+    public struct Products: Sendable {
+        public var float32: rz_attention_products_f32
+        public var float64: rz_attention_products_f64
+
+        public init(float32: rz_attention_products_f32, float64: rz_attention_products_f64) {
+            self.float32 = float32
+            self.float64 = float64
+        }
+    }
+
+    private let products: Products?
+
+    /// - Parameter products: nil for the kernels' own tiles.
+    public init(products: Products? = nil) { self.products = products }
+
+    /// The kernel set in use: "avx512", "avx2" or "portable".
+    public static var kernels: String { String(cString: rz_attention_kernels()) }
+
+    /// Forces a kernel set for the whole process; false when this machine lacks it. Not to be called while attention runs.
+    public static func setKernels(_ name: String) -> Bool { rz_attention_set_kernels(name) }
+
+    public func unsupportedReasons(_ problem: AttentionProblem) -> [String] {
+        problem.dtype.isFloat ? [] : ["element type \(problem.dtype): floating-point tensors wanted"]
+    }
+
+    /// See `AttentionBackend.forward`.
+    /// - Returns: the number of (batch row, key head, query block, key block) pairs computed, for tests of skipping.
+    @discardableResult
+    public func forward(
+        q: Tensor, k: Tensor, v: Tensor, into state: inout AttentionState, _ problem: AttentionProblem
+    ) throws -> Int {
+        let call = try KernelCall(q, k, v, problem)
+        state.reference.makeUnique()
+        state.sum.makeUnique()
+        state.accumulator.makeUnique()
+        let (m, l, acc) = (state.reference.address, state.sum.address, state.accumulator.address)
+        return call.run { p, executor in
+            var (q, k, v) = (call.q.view, call.k.view, call.v.view)
+            if problem.dtype == .float64 {
+                let workspace = call.workspace(rz_attention_forward_workspace(p, 8, executor.pointee.workers))
+                return withOptionalPointer(products?.float64) { products in
+                    rz_attention_forward_f64(
+                        p, &q, &k, &v, m.assumingMemoryBound(to: Double.self), l.assumingMemoryBound(to: Double.self),
+                        acc.assumingMemoryBound(to: Double.self), products, executor, workspace.address)
+                }
+            }
+            let workspace = call.workspace(rz_attention_forward_workspace(p, 4, executor.pointee.workers))
+            return withOptionalPointer(products?.float32) { products in
+                rz_attention_forward_f32(
+                    p, &q, &k, &v, m.assumingMemoryBound(to: Float.self), l.assumingMemoryBound(to: Float.self),
+                    acc.assumingMemoryBound(to: Float.self), products, executor, workspace.address)
+            }
+        }
+    }
+
+    /// See `AttentionBackend.backward`.
+    /// - Returns: the number of block pairs computed.
+    @discardableResult
+    public func backward(
+        dOut: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
+        into gradients: inout AttentionGradients, _ problem: AttentionProblem
+    ) throws -> Int {
+        let call = try KernelCall(q, k, v, problem)
+        let upstream = KernelTensor(dOut)
+        let (lse, delta) = (lse.detached.contiguous(), delta.detached.contiguous())
+        gradients.q.makeUnique()
+        gradients.k.makeUnique()
+        gradients.v.makeUnique()
+        gradients.bias?.makeUnique()
+        let (dq, dk, dv) = (gradients.q.address, gradients.k.address, gradients.v.address)
+        let dBias = gradients.bias?.address
+        let biasStrides = gradients.bias.map(broadcastStrides) ?? [0, 0, 0, 0]
+        return call.run { p, executor in
+            var (g, q, k, v) = (upstream.view, call.q.view, call.k.view, call.v.view)
+            if problem.dtype == .float64 {
+                let workspace = call.workspace(rz_attention_backward_workspace(p, 8, executor.pointee.workers))
+                return withOptionalPointer(products?.float64) { products in
+                    rz_attention_backward_f64(
+                        p, &g, &q, &k, &v, lse.address.assumingMemoryBound(to: Double.self),
+                        delta.address.assumingMemoryBound(to: Double.self), dq.assumingMemoryBound(to: Double.self),
+                        dk.assumingMemoryBound(to: Double.self), dv.assumingMemoryBound(to: Double.self),
+                        dBias?.assumingMemoryBound(to: Double.self), biasStrides, products, executor, workspace.address)
+                }
+            }
+            let workspace = call.workspace(rz_attention_backward_workspace(p, 4, executor.pointee.workers))
+            return withOptionalPointer(products?.float32) { products in
+                rz_attention_backward_f32(
+                    p, &g, &q, &k, &v, lse.address.assumingMemoryBound(to: Float.self),
+                    delta.address.assumingMemoryBound(to: Float.self), dq.assumingMemoryBound(to: Float.self),
+                    dk.assumingMemoryBound(to: Float.self), dv.assumingMemoryBound(to: Float.self),
+                    dBias?.assumingMemoryBound(to: Float.self), biasStrides, products, executor, workspace.address)
+            }
+        }
+    }
+}
+
+private func withOptionalPointer<T, R>(_ value: T?, _ body: (UnsafePointer<T>?) -> R) -> R {
+    guard var value else { return body(nil) }
+    return body(&value)
+}

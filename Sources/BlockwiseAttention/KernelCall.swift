@@ -1,0 +1,112 @@
+import AttentionCore
+import CAttentionKernels
+import CTensorKernels
+import TensorCore
+
+/// A tensor as the kernels see it; copied only where its last axis is not contiguous.
+struct KernelTensor {
+    private let tensor: Tensor
+
+    init(_ tensor: Tensor) {
+        let tensor = tensor.detached
+        self.tensor = tensor.strides[3] == 1 || tensor.shape[3] == 1 ? tensor : tensor.contiguous()
+    }
+
+    /// Valid while this value lives.
+    var view: rz_attention_tensor {
+        let storage: rz_storage =
+            switch tensor.dtype {
+            case .float64: RZ_STORAGE_FLOAT64
+            case .bfloat16: RZ_STORAGE_BFLOAT16
+            case .float16: RZ_STORAGE_FLOAT16
+            default: RZ_STORAGE_FLOAT32
+            }
+        return rz_attention_tensor(
+            data: UnsafeRawPointer(tensor.address), storage: storage, batch_stride: Int64(tensor.strides[0]),
+            head_stride: Int64(tensor.strides[1]), token_stride: Int64(tensor.strides[2]))
+    }
+}
+
+/// Strides with 0 along axes of extent 1, as the kernels want them for a bias.
+func broadcastStrides(_ tensor: Tensor) -> [Int64] {
+    zip(tensor.shape, tensor.strides).map { $0 == 1 ? 0 : Int64($1) }
+}
+
+/// One call into the kernels: the tensors, the problem in C's form, and the memory both need. Everything is allocated on the
+/// device, so that the ledger sees it.
+struct KernelCall {
+    let q, k, v: KernelTensor
+    private let problem: AttentionProblem
+    private let device: CPUDevice
+    private let batch: Int
+    private let queryPositions, keyPositions: Tensor
+    private let queryDocuments, keyDocuments: Tensor?
+    private let bias: Tensor?
+
+    init(_ q: Tensor, _ k: Tensor, _ v: Tensor, _ problem: AttentionProblem) throws {
+        guard let device = q.device as? CPUDevice else {
+            throw RingZooError(.config, "this attention backend runs on the CPU, but its tensors are on \(q.device.name)")
+        }
+        problem.check(q: q, k: k, v: v)
+        self.device = device
+        self.problem = problem
+        batch = q.shape[0]
+        self.q = KernelTensor(q)
+        self.k = KernelTensor(k)
+        self.v = KernelTensor(v)
+        queryPositions = Tensor(problem.queries.indices.map { Int64($0) }, on: device)
+        keyPositions = Tensor(problem.keys.indices.map { Int64($0) }, on: device)
+        queryDocuments = problem.mask.documents?.queries.contiguous()
+        keyDocuments = problem.mask.documents?.keys.contiguous()
+        bias = problem.mask.bias?.detached
+    }
+
+    /// Uninitialised memory that lives as long as the tensor returned.
+    func workspace(_ byteCount: Int) -> Tensor { Tensor(uninitialised: [max(64, byteCount)], .bool, on: device) }
+
+    /// Calls `body` with the problem and the device's threads.
+    func run(
+        _ body: (UnsafePointer<rz_attention_problem>, UnsafePointer<rz_attention_executor>) -> Int64
+    ) -> Int {
+        var p = rz_attention_problem()
+        p.batch = Int64(batch)
+        p.heads = Int64(problem.heads)
+        p.kv_heads = Int64(problem.keyHeads)
+        p.query_count = Int64(queryPositions.elementCount)
+        p.key_count = Int64(keyPositions.elementCount)
+        p.head_size = Int64(problem.headSize)
+        p.scale = problem.scale
+        p.query_positions = UnsafePointer(queryPositions.address.assumingMemoryBound(to: Int64.self))
+        p.key_positions = UnsafePointer(keyPositions.address.assumingMemoryBound(to: Int64.self))
+        p.causal = problem.mask.causal
+        p.window_back = problem.mask.window.map { Int64($0.back) } ?? -1
+        p.window_ahead = problem.mask.window.map { Int64($0.ahead) } ?? -1
+        if let queryDocuments, let keyDocuments {
+            p.query_documents = UnsafePointer(queryDocuments.address.assumingMemoryBound(to: Int32.self))
+            p.key_documents = UnsafePointer(keyDocuments.address.assumingMemoryBound(to: Int32.self))
+            p.query_document_batch_stride = queryDocuments.shape[0] == 1 ? 0 : p.query_count
+            p.key_document_batch_stride = keyDocuments.shape[0] == 1 ? 0 : p.key_count
+        }
+        p.soft_cap = problem.mask.softCap ?? 0
+        if let bias {
+            p.bias = UnsafeRawPointer(bias.address)
+            let s = broadcastStrides(bias)
+            p.bias_strides = (s[0], s[1], s[2], s[3])
+        }
+        if let dropout = problem.mask.dropout {
+            p.dropout = dropout.probability
+            p.dropout_seed = dropout.seed
+        }
+        var executor = rz_attention_executor(
+            run: { pool, count, body, argument in rz_pool_run(OpaquePointer(pool!), count, body!, argument) },
+            pool: UnsafeMutableRawPointer(device.pool.handle), workers: Int64(device.pool.workers))
+        // Everything the C structs point at is held by `self` until the call has returned.
+        return withExtendedLifetime(self) {
+            guard let slopes = problem.mask.alibiSlopes else { return Int(body(&p, &executor)) }
+            return slopes.withUnsafeBufferPointer { slopes in
+                p.alibi_slopes = slopes.baseAddress
+                return Int(body(&p, &executor))
+            }
+        }
+    }
+}
