@@ -106,9 +106,14 @@ NOT_INLINE void logit_gradient_rows(backward_scratch *s, int64_t count, const te
         } else {
             for (int64_t j = 0; j < KEY_BLOCK; j++) ds[j] = p[j] * (ds[j] - delta);
         }
-        real *dbias = s->rows[row].dbias;
-        if (dbias)   // the bias is added after the cap: its gradient is dS before the cap's derivative
+        real *dbias = s->rows[row].dbias;   // the bias is added after the cap: dS before the cap's derivative
+        if (dbias && terms->dbias_stride != 0) {
             for (int64_t j = 0; j < s->keys->count; j++) dbias[s->keys->positions[j] * terms->dbias_stride] += ds[j];
+        } else if (dbias) {   // the sum over keys cancels: in double, rounded once
+            double sum = 0;
+            for (int64_t j = 0; j < s->keys->count; j++) sum += (double)ds[j];
+            *dbias += (real)sum;
+        }
         if (!terms->capped) continue;
         const real *restrict slope = s->slope + row * ROW_PITCH;
         for (int64_t j = 0; j < KEY_BLOCK; j++) ds[j] *= slope[j];
@@ -167,9 +172,12 @@ static void backward_pair(backward_scratch *s, const attention_plan *plan, const
         fuse_logit_gradients(s, width, tiles);
     } else {
         store_logits(s, width, tiles);
-        probability_rows(s, tiles, terms, partial);
+        probability_rows(s, rows, terms, partial);
         store_weight_gradients(s, width, tiles);
-        logit_gradient_rows(s, tiles, terms);
+        logit_gradient_rows(s, rows, terms);
+        // Padding rows count in the sums over queries: they must be zero (the fused way gets that from their lse).
+        memset(s->p + rows * ROW_PITCH, 0, sizeof(real) * (size_t)((tiles - rows) * ROW_PITCH));
+        memset(s->ds + rows * ROW_PITCH, 0, sizeof(real) * (size_t)((tiles - rows) * ROW_PITCH));
     }
     pack_columns(s->qp, s->q, tiles, width);
     pack_columns(s->doutp, s->dout, tiles, width);

@@ -82,10 +82,11 @@ INLINE vector larger_of(vector a, vector b) {
 #endif
 }
 
+// In double: a carried sum lies in one lane, and adding the others to it one by one would round it LANES times a call.
 INLINE real sum_of(vector x) {
-    real sum = 0;
-    UNROLLED for (int i = 0; i < LANES; i++) sum += x[i];
-    return sum;
+    double sum = 0;
+    UNROLLED for (int i = 0; i < LANES; i++) sum += (double)x[i];
+    return (real)sum;
 }
 
 INLINE real largest_of(vector x) {

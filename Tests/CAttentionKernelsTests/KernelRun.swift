@@ -1,0 +1,362 @@
+import CAttentionKernels
+import COpenBLAS
+import Foundation
+import Synchronization
+
+/// The two compute types of the kernels.
+protocol KernelReal: BinaryFloatingPoint, Sendable {
+    static func forward(
+        _ problem: rz_attention_problem, _ q: rz_attention_tensor, _ k: rz_attention_tensor, _ v: rz_attention_tensor,
+        _ m: UnsafeMutablePointer<Self>, _ l: UnsafeMutablePointer<Self>, _ acc: UnsafeMutablePointer<Self>, blas: Bool,
+        _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
+    ) -> Int64
+    static func backward(
+        _ problem: rz_attention_problem, _ dout: rz_attention_tensor, _ q: rz_attention_tensor,
+        _ k: rz_attention_tensor,
+        _ v: rz_attention_tensor, _ lse: [Self], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
+        _ dk: UnsafeMutablePointer<Self>, _ dv: UnsafeMutablePointer<Self>, _ dbias: UnsafeMutablePointer<Self>?,
+        _ dbiasStrides: [Int64], blas: Bool, _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
+    ) -> Int64
+    static var tolerance: (absolute: Double, relative: Double) { get }
+}
+
+extension Float: KernelReal {
+    static var tolerance: (absolute: Double, relative: Double) { (2e-6, 1e-5) }
+
+    static var blasProducts: rz_attention_products_f32 {
+        rz_attention_products_f32(
+            multiply_transposed: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_sgemm(
+                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb),
+                    0, c, Int32(ldc))
+            },
+            add_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_sgemm(
+                    CblasRowMajor, CblasNoTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb), 1, c, Int32(ldc))
+            },
+            add_transposed_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_sgemm(
+                    CblasRowMajor, CblasTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb),
+                    1, c, Int32(ldc))
+            })
+    }
+
+    static func forward(
+        _ problem: rz_attention_problem, _ q: rz_attention_tensor, _ k: rz_attention_tensor, _ v: rz_attention_tensor,
+        _ m: UnsafeMutablePointer<Self>, _ l: UnsafeMutablePointer<Self>, _ acc: UnsafeMutablePointer<Self>, blas: Bool,
+        _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
+    ) -> Int64 {
+        withUnsafePointer(to: blasProducts) { products in
+            withArguments(problem, q, k, v, executor) {
+                rz_attention_forward_f32($0, $1, $2, $3, m, l, acc, blas ? products : nil, $4, workspace)
+            }
+        }
+    }
+
+    static func backward(
+        _ problem: rz_attention_problem, _ dout: rz_attention_tensor, _ q: rz_attention_tensor,
+        _ k: rz_attention_tensor,
+        _ v: rz_attention_tensor, _ lse: [Self], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
+        _ dk: UnsafeMutablePointer<Self>, _ dv: UnsafeMutablePointer<Self>, _ dbias: UnsafeMutablePointer<Self>?,
+        _ dbiasStrides: [Int64], blas: Bool, _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
+    ) -> Int64 {
+        var dout = dout
+        return withUnsafePointer(to: blasProducts) { products in
+            withArguments(problem, q, k, v, executor) {
+                rz_attention_backward_f32(
+                    $0, &dout, $1, $2, $3, lse, delta, dq, dk, dv, dbias, dbiasStrides, blas ? products : nil, $4,
+                    workspace)
+            }
+        }
+    }
+}
+
+extension Double: KernelReal {
+    static var tolerance: (absolute: Double, relative: Double) { (1e-12, 0) }
+
+    static var blasProducts: rz_attention_products_f64 {
+        rz_attention_products_f64(
+            multiply_transposed: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_dgemm(
+                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb),
+                    0, c, Int32(ldc))
+            },
+            add_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_dgemm(
+                    CblasRowMajor, CblasNoTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb), 1, c, Int32(ldc))
+            },
+            add_transposed_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
+                cblas_dgemm(
+                    CblasRowMajor, CblasTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb),
+                    1, c, Int32(ldc))
+            })
+    }
+
+    static func forward(
+        _ problem: rz_attention_problem, _ q: rz_attention_tensor, _ k: rz_attention_tensor, _ v: rz_attention_tensor,
+        _ m: UnsafeMutablePointer<Self>, _ l: UnsafeMutablePointer<Self>, _ acc: UnsafeMutablePointer<Self>, blas: Bool,
+        _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
+    ) -> Int64 {
+        withUnsafePointer(to: blasProducts) { products in
+            withArguments(problem, q, k, v, executor) {
+                rz_attention_forward_f64($0, $1, $2, $3, m, l, acc, blas ? products : nil, $4, workspace)
+            }
+        }
+    }
+
+    static func backward(
+        _ problem: rz_attention_problem, _ dout: rz_attention_tensor, _ q: rz_attention_tensor,
+        _ k: rz_attention_tensor,
+        _ v: rz_attention_tensor, _ lse: [Self], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
+        _ dk: UnsafeMutablePointer<Self>, _ dv: UnsafeMutablePointer<Self>, _ dbias: UnsafeMutablePointer<Self>?,
+        _ dbiasStrides: [Int64], blas: Bool, _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
+    ) -> Int64 {
+        var dout = dout
+        return withUnsafePointer(to: blasProducts) { products in
+            withArguments(problem, q, k, v, executor) {
+                rz_attention_backward_f64(
+                    $0, &dout, $1, $2, $3, lse, delta, dq, dk, dv, dbias, dbiasStrides, blas ? products : nil, $4,
+                    workspace)
+            }
+        }
+    }
+}
+
+private func withArguments<R>(
+    _ problem: rz_attention_problem, _ q: rz_attention_tensor, _ k: rz_attention_tensor, _ v: rz_attention_tensor,
+    _ executor: rz_attention_executor,
+    _ body: (
+        UnsafePointer<rz_attention_problem>, UnsafePointer<rz_attention_tensor>, UnsafePointer<rz_attention_tensor>,
+        UnsafePointer<rz_attention_tensor>, UnsafePointer<rz_attention_executor>
+    ) -> R
+) -> R {
+    withUnsafePointer(to: problem) { problem in
+        withUnsafePointer(to: q) { q in
+            withUnsafePointer(to: k) { k in
+                withUnsafePointer(to: v) { v in
+                    withUnsafePointer(to: executor) { body(problem, q, k, v, $0) }
+                }
+            }
+        }
+    }
+}
+
+/// What the kernels made of a case.
+struct KernelRun<Real: KernelReal> {
+    var m: [Real] = []
+    var l: [Real] = []
+    var acc: [Real] = []
+    var out: [Real] = []
+    var lse: [Real] = []
+    var dq: [Real] = []
+    var dk: [Real] = []
+    var dv: [Real] = []
+    var dbias: [Real] = []
+    var forwardPairs: Int64 = 0
+    var backwardPairs: Int64 = 0
+    var oracle: Oracle?
+
+    /// Runs forward over `splits` of the keys in their order (all keys at once by default), then backward over the same.
+    init(
+        _ c: AttentionCase, _: Real.Type, splits: [Range<Int>]? = nil, workers: Int = 1, blas: Bool = false,
+        withOracle: Bool = true
+    ) {
+        let shape = (c.batch, c.heads, c.queries, c.size)
+        let keyShape = (c.batch, c.kvHeads, c.keys, c.size)
+        let q = StoredTensor(c.q, shape, c.stored, tokensFirst: c.tokensFirst)
+        let k = StoredTensor(c.k, keyShape, c.stored, tokensFirst: c.tokensFirst)
+        let v = StoredTensor(c.v, keyShape, c.stored, tokensFirst: c.tokensFirst)
+        let dout = StoredTensor(c.dout, shape, c.stored, tokensFirst: c.tokensFirst)
+        let rows = c.batch * c.heads * c.queries
+        m = .init(repeating: -.infinity, count: rows)
+        l = .init(repeating: 0, count: rows)
+        acc = .init(repeating: 0, count: rows * c.size)
+        dq = .init(repeating: 0, count: rows * c.size)
+        dk = .init(repeating: 0, count: c.k.count)
+        dv = .init(repeating: 0, count: c.v.count)
+        dbias = .init(repeating: 0, count: c.bias?.count ?? 0)
+        let bias = c.bias.map { $0.map { Real($0) } }
+        let splits = splits ?? [0..<c.keys]
+        let executor = rz_attention_executor(
+            run: runOnThreads, pool: UnsafeMutableRawPointer(bitPattern: workers), workers: Int64(workers))
+
+        for split in splits {
+            withProblem(c, split, bias) { problem in
+                let bytes = withUnsafePointer(to: problem) {
+                    rz_attention_forward_workspace($0, MemoryLayout<Real>.size, Int64(workers))
+                }
+                withWorkspace(bytes) {
+                    forwardPairs += Real.forward(
+                        problem, q.view(), k.view(from: split.lowerBound), v.view(from: split.lowerBound), &m, &l, &acc,
+                        blas: blas, executor, $0)
+                }
+            }
+        }
+        lse = zip(m, l).map { $1 == 0 ? -.infinity : $0 + Real(log(Double($1))) }
+        out = acc.indices.map { l[$0 / c.size] == 0 ? 0 : acc[$0] / l[$0 / c.size] }
+        let delta = (0..<rows).map { row in
+            Real((0..<c.size).reduce(0.0) { $0 + dout.values[row * c.size + $1] * Double(out[row * c.size + $1]) })
+        }
+        for split in splits {
+            var part = [Real](repeating: 0, count: c.batch * c.kvHeads * split.count * c.size)
+            var vPart = part
+            withProblem(c, split, bias) { problem in
+                let bytes = withUnsafePointer(to: problem) {
+                    rz_attention_backward_workspace($0, MemoryLayout<Real>.size, Int64(workers))
+                }
+                withWorkspace(bytes) { workspace in
+                    dbias.withUnsafeMutableBufferPointer { dbias in
+                        backwardPairs += Real.backward(
+                            problem, dout.view(), q.view(), k.view(from: split.lowerBound),
+                            v.view(from: split.lowerBound),
+                            lse, delta, &dq, &part, &vPart, c.bias == nil ? nil : dbias.baseAddress, c.biasStrides,
+                            blas: blas, executor, workspace)
+                    }
+                }
+            }
+            for head in 0..<(c.batch * c.kvHeads) {
+                for j in 0..<(split.count * c.size) {
+                    dk[(head * c.keys + split.lowerBound) * c.size + j] += part[head * split.count * c.size + j]
+                    dv[(head * c.keys + split.lowerBound) * c.size + j] += vPart[head * split.count * c.size + j]
+                }
+            }
+        }
+        guard withOracle else { return }
+        oracle = Oracle(
+            c, q: q.values, k: k.values, v: v.values, dout: dout.values, bias: bias.map { $0.map { Double($0) } })
+    }
+
+    /// The largest error of everything, in units of the bound |error| <= s (absolute m + relative |reference|); so 1 passes.
+    /// For dbias, m is the largest sum of |dS| behind an element, since the sum itself cancels.
+    func worstError() -> (name: String, ratio: Double) {
+        guard let oracle else { fatalError("this run was made without the oracle") }
+        let compared: [(String, [Real], [Double])] = [
+            ("out", out, oracle.out), ("lse", lse, oracle.lse), ("dq", dq, oracle.dq), ("dk", dk, oracle.dk),
+            ("dv", dv, oracle.dv), ("dbias", dbias, oracle.dbias),
+        ]
+        var worst = (name: "nothing", ratio: 0.0)
+        for (name, values, references) in compared {
+            guard values.count == references.count else { return (name + " has another size", .infinity) }
+            let sizes = name == "dbias" ? oracle.dbiasTerms : references
+            let largest = sizes.reduce(1.0) { $1.isFinite ? max($0, $1.magnitude) : $0 }
+            for (value, reference) in zip(values, references) {
+                if Double(value) == reference { continue }  // also -inf
+                let bound =
+                    oracle.spread * (Real.tolerance.absolute * largest + Real.tolerance.relative * reference.magnitude)
+                let ratio = (Double(value) - reference).magnitude / bound
+                if !(ratio <= worst.ratio) { worst = (name, ratio.isNaN ? .infinity : ratio) }
+            }
+        }
+        return worst
+    }
+
+    /// All results as bits, in one array.
+    var bits: [UInt64] { [m, l, acc, dq, dk, dv, dbias].flatMap { $0 }.map { Double($0).bitPattern } }
+}
+
+private func withWorkspace(_ bytes: Int, _ body: (UnsafeMutableRawPointer) -> Void) {
+    let guardBytes = 64
+    // Odd on purpose: the kernels align what they are given, and must not write beyond what they asked for.
+    let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes + guardBytes + 8, alignment: 64)
+    defer { memory.deallocate() }
+    memory.initializeMemory(as: UInt8.self, repeating: 0xff, count: bytes + guardBytes + 8)  // NaN
+    body(memory + 8)
+    for offset in 0..<guardBytes where (memory + 8 + bytes + offset).load(as: UInt8.self) != 0xff {
+        fatalError("a kernel wrote beyond its workspace")
+    }
+}
+
+private func withProblem<Real: KernelReal>(
+    _ c: AttentionCase, _ keys: Range<Int>, _ bias: [Real]?, _ body: (rz_attention_problem) -> Void
+) {
+    var problem = rz_attention_problem()
+    problem.batch = Int64(c.batch)
+    problem.heads = Int64(c.heads)
+    problem.kv_heads = Int64(c.kvHeads)
+    problem.query_count = Int64(c.queries)
+    problem.key_count = Int64(keys.count)
+    problem.head_size = Int64(c.size)
+    problem.scale = c.scale
+    problem.causal = c.causal
+    problem.window_back = c.back
+    problem.window_ahead = c.ahead
+    problem.soft_cap = c.softCap
+    problem.dropout = c.dropout
+    problem.dropout_seed = c.seed
+    problem.query_document_batch_stride = c.documentsPerBatch ? Int64(c.queries) : 0
+    problem.key_document_batch_stride = c.documentsPerBatch ? Int64(c.keys) : 0
+    problem.bias_strides = (c.biasStrides[0], c.biasStrides[1], c.biasStrides[2], c.biasStrides[3])
+    c.queryPositions.withUnsafeBufferPointer { queryPositions in
+        c.keyPositions.withUnsafeBufferPointer { keyPositions in
+            (c.queryDocuments ?? []).withUnsafeBufferPointer { queryDocuments in
+                (c.keyDocuments ?? []).withUnsafeBufferPointer { keyDocuments in
+                    (c.slopes ?? []).withUnsafeBufferPointer { slopes in
+                        (bias ?? []).withUnsafeBufferPointer { bias in
+                            problem.query_positions = queryPositions.baseAddress
+                            problem.key_positions = keyPositions.baseAddress.map { $0 + keys.lowerBound }
+                            if c.queryDocuments != nil {
+                                problem.query_documents = queryDocuments.baseAddress
+                                problem.key_documents = keyDocuments.baseAddress.map { $0 + keys.lowerBound }
+                            }
+                            if c.slopes != nil { problem.alibi_slopes = slopes.baseAddress }
+                            if c.bias != nil { problem.bias = UnsafeRawPointer(bias.baseAddress) }
+                            body(problem)
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+// MARK: the executor
+
+/// One parallel loop: indices are claimed in increasing order, by as many threads as there are workers.
+///
+/// `@unchecked` because of the C pointer, which is only passed on; the counters are atomic.
+private final class ThreadLoop: @unchecked Sendable {
+    let count: Int64
+    let body: @convention(c) (UnsafeMutableRawPointer?, Int64, Int64) -> Void
+    let argument: UnsafeMutableRawPointer?
+    let claimed = Atomic<Int64>(0)
+
+    init(
+        _ count: Int64, _ body: @escaping @convention(c) (UnsafeMutableRawPointer?, Int64, Int64) -> Void,
+        _ argument: UnsafeMutableRawPointer?
+    ) {
+        self.count = count
+        self.body = body
+        self.argument = argument
+    }
+
+    func work(_ worker: Int64) {
+        while true {
+            let index = claimed.wrappingAdd(1, ordering: .relaxed).oldValue
+            if index >= count { return }
+            body(argument, index, worker)
+        }
+    }
+}
+
+/// Real threads, one a worker; `pool` is their number.
+private func runOnThreads(
+    _ pool: UnsafeMutableRawPointer?, _ count: Int64,
+    _ body: (@convention(c) (UnsafeMutableRawPointer?, Int64, Int64) -> Void)?, _ argument: UnsafeMutableRawPointer?
+) {
+    let loop = ThreadLoop(count, body!, argument)
+    let finished = DispatchSemaphore(value: 0)
+    let workers = Int(bitPattern: pool)
+    for worker in 0..<workers {
+        Thread.detachNewThread {
+            loop.work(Int64(worker))
+            finished.signal()
+        }
+    }
+    for _ in 0..<workers { finished.wait() }
+}
