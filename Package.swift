@@ -54,7 +54,7 @@ let package = Package(
         core("TensorCore", ["CTensorKernels", "COpenBLAS"]),
         core("AttentionCore", ["TensorCore"]),
         core("BlockwiseAttention", ["AttentionCore", "CAttentionKernels", "CTensorKernels"]),
-        core("DistributedCore", ["AttentionCore"]),
+        core("DistributedCore", ["AttentionCore", "CTensorKernels"]),
         core("NeuralCore", ["AttentionCore"]),
         core("CheckpointCore", ["TensorCore", "CHDF5Shim"]),
         core("DataCore", ["TensorCore"]),

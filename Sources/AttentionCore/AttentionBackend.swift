@@ -3,8 +3,9 @@ import TensorCore
 /// A way to compute exact attention.
 ///
 /// q [B, H, Tq, D]; k, v [B, Hkv, Tk, D], strided: [B, T, H, D] memory straight from a projection is read without a copy.
-/// State, results and gradients are float32 (float64 for float64 inputs) whatever the inputs. lse [B, H, Tq] is the natural
-/// logarithm of the sum of exponentials, -inf where a row saw no key (the output is 0 there).
+/// State, output and gradients are float32 (float64 for float64 inputs) whatever the inputs. lse [B, H, Tq] is the natural logarithm
+/// of the sum of exponentials, -inf where a row saw no key (the output is 0 there). It is float64 always: P = exp(S - lse), so at
+/// logits of a few hundred a float32 lse alone would cost three times the error of a naive computation.
 ///
 /// A backend refuses, with reasons, what it cannot do; it never approximates or ignores a term of the mask.
 public protocol AttentionBackend: Sendable {
@@ -21,7 +22,7 @@ public protocol AttentionBackend: Sendable {
 
     /// Adds these keys' share to the gradients.
     ///
-    /// `lse` and `delta` (row sums of dOut * out, [B, H, Tq]) are over ALL keys, so any subset of keys is a valid call. With
+    /// `lse` (float64) and `delta` (row sums of dOut * out), both [B, H, Tq], are over ALL keys, so any subset of keys is a valid call. With
     /// P = exp(S - lse): dV += P^T dOut, dS = P * (dOut V^T - delta), dQ += scale dS K, dK += scale dS^T Q (Dao et al. 2022,
     /// appendix B.2, with the derivative of the soft cap between dS and dQ, dK).
     func backward(
@@ -62,7 +63,8 @@ extension AttentionBackend {
         try backward(dOut: dOut, q: q, k: k, v: v, lse: result.lse, delta: delta, into: &gradients, problem)
         // The sink takes part in the sum alone: d sink_h = - sum_i exp(sink_h - lse_i) delta_i.
         if let sinks = problem.mask.sinks {
-            let share = (sinks.detached.reshaped([1, problem.heads, 1]) - result.lse).exponential
+            let sink = sinks.detached.cast(to: .float64).reshaped([1, problem.heads, 1])
+            let share = (sink - result.lse).exponential.cast(to: delta.dtype)
             gradients.sinks = -(share * delta).sum(axes: [0, 2])
         }
         try q.device.ledger.checkFailure()
@@ -70,7 +72,7 @@ extension AttentionBackend {
     }
 }
 
-/// Output [B, H, Tq, D] and lse [B, H, Tq], both of the accumulator type.
+/// Output [B, H, Tq, D] of the accumulator type and lse [B, H, Tq] float64.
 public struct AttentionResult: Sendable {
     public var out: Tensor
     public var lse: Tensor

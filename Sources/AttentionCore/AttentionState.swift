@@ -3,14 +3,16 @@ import TensorCore
 /// The online softmax of some query rows over the keys seen so far (Milakov and Gimelshein 2018), unnormalised and never
 /// rounded to a smaller type: it is carried from block to block, so the error does not grow with their number.
 ///
-/// The represented values are out = accumulator / sum and lse = reference + ln(sum). `reference` need not be the exact maximum;
-/// it is -inf, with sum and accumulator 0, for a row that has seen no key.
+/// With the terms scaled by powers of two, sum = sum_j exp(s_j) 2^-reference and accumulator = sum_j exp(s_j) 2^-reference v_j, so
+/// out = accumulator / sum and lse = reference ln 2 + ln(sum). `reference` is a whole number near log2 of the largest term: rescaling
+/// is exact however often it happens, and nothing is lost where logits are large. A row that has seen no key has reference
+/// -inf, sum 0 and accumulator 0.
 public struct AttentionState: Sendable {
-    /// [B, H, Tq]; an exponent every term was divided by, natural logarithm.
+    /// [B, H, Tq]; the power of two that every term was divided by.
     public var reference: Tensor
-    /// [B, H, Tq]; sum of exp(s - reference).
+    /// [B, H, Tq]
     public var sum: Tensor
-    /// [B, H, Tq, D]; sum of exp(s - reference) v.
+    /// [B, H, Tq, D]
     public var accumulator: Tensor
 
     /// The state before any key.
@@ -27,7 +29,7 @@ public struct AttentionState: Sendable {
         let zero = Tensor.zeros([], joint.dtype, on: joint.device)
         // A side that saw nothing has reference -inf; its factor is 0, never exp(-inf + inf).
         func factor(_ side: AttentionState) -> Tensor {
-            .select(zero < side.sum, (side.reference - joint).exponential, zero)
+            .select(zero < side.sum, ((side.reference - joint) * ln2).exponential, zero)
         }
         let (mine, theirs) = (factor(self), factor(other))
         sum = sum * mine + other.sum * theirs
@@ -35,25 +37,28 @@ public struct AttentionState: Sendable {
         reference = joint
     }
 
-    /// Normalises: out = accumulator / (sum + exp(sink - reference)), lse likewise; consumes the accumulator in place.
+    /// Normalises: out = accumulator / (sum + exp(sink) 2^-reference), lse likewise; consumes the accumulator in place.
     ///
     /// - Parameter sinks: [H], the learned logits that join the sum once, after all keys.
     public consuming func finish(_ sinks: Tensor? = nil) -> AttentionResult {
         let device = sum.device
         let zero = Tensor.zeros([], sum.dtype, on: device)
         let seen = zero < sum
-        var lse = reference + sum.logarithm
-        var total = sum
+        let exponent = reference.cast(to: .float64) * ln2
+        var total = sum.cast(to: .float64)
+        var lse = exponent + total.logarithm
         if let sinks {
-            let sink = sinks.detached.reshaped([1, sinks.elementCount, 1])
+            let sink = sinks.detached.cast(to: .float64).reshaped([1, sinks.elementCount, 1])
             // Beyond the range of exp the sink has all the weight: the quotient is the right 0.
-            total = sum + (sink - reference).exponential
+            total = total + (sink - exponent).exponential
             let largest = Tensor.maximum(lse, sink)
             lse = largest + ((lse - largest).exponential + (sink - largest).exponential).logarithm
         }
-        let scale = Tensor.select(seen, total.reciprocal, zero)
+        let scale = Tensor.select(seen, total.reciprocal.cast(to: sum.dtype), zero)
         accumulator.makeUnique()
         device.binary(.multiply, accumulator, scale.expanded(axis: 3).broadcast(to: accumulator.shape), into: accumulator)
         return AttentionResult(out: accumulator, lse: lse)
     }
 }
+
+private let ln2 = 0.693147180559945309417

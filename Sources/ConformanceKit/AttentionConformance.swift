@@ -135,7 +135,7 @@ public struct AttentionTruth: Sendable {
     /// Every violation of the bounds, as sentences; empty when the implementation conforms.
     ///
     /// With m = max(1, largest |reference|) and s = max(1, standard deviation of the logits): float32 |error| <= 2e-6 s m + 1e-5 s |reference|
-    /// and RMS error at most twice the naive float32 computation's (plus one float32 rounding of m); float64 1e-12 s m; bfloat16
+    /// and RMS error at most twice the naive float32 computation's (plus four float32 roundings of m, since on a tiny case the naive one may be exact); float64 1e-12 s m; bfloat16
     /// RMS at most twice the naive bfloat16 computation's. No NaN anywhere, and infinities only where the oracle has them.
     public func violations(_ outcome: AttentionOutcome) -> [String] {
         var found: [String] = []
@@ -171,7 +171,7 @@ public struct AttentionTruth: Sendable {
             if naive != nil {
                 let count = Double(max(1, truth.count))
                 let (rms, naiveRMS) = ((squares / count).squareRoot(), (naiveSquares / count).squareRoot())
-                if rms > 2 * naiveRMS + 0x1p-24 * m {
+                if rms > 2 * naiveRMS + 0x1p-22 * m {
                     found.append("\(input): \(name) has RMS error \(rms), the naive computation \(naiveRMS)")
                 }
             }

@@ -41,7 +41,7 @@ public enum InProcessRanks {
             thread.start()
         }
         runRank(0)
-        _ = finished.wait(until: .distantFuture) { $0 == count ? true : nil }
+        _ = finished.wait(until: .infinity) { $0 == count ? true : nil }
         let (results, failure) = outcome.withLock { ($0.results, $0.failure) }
         if let failure { throw failure }
         return results.map { $0! }
@@ -121,7 +121,7 @@ final class InProcessCommunicator: Communicator {
 
     /// Waits for what `peer` offers and copies it to this rank's device.
     private func take(_ operation: Int, from peer: Int, _ what: String) throws -> Message {
-        let deadline = Date(timeIntervalSinceNow: group.deadline)
+        let deadline = MonotonicClock.seconds + group.deadline
         let offered = try group.state.wait(until: deadline) { state -> Message? in
             if let message = state.offers[operation]?[peer] { return message }
             if let failure = state.failure { throw self.lost(what, peer, operation, "\(failure)") }
@@ -153,7 +153,7 @@ final class InProcessCommunicator: Communicator {
 
     /// Waits until `peer` no longer needs what this rank offered, so that its memory may be reused.
     private func waitUntilTaken(_ operation: Int, by peer: Int, _ what: String, _ bytes: Int) throws {
-        let deadline = Date(timeIntervalSinceNow: group.deadline)
+        let deadline = MonotonicClock.seconds + group.deadline
         let taken = try group.state.wait(until: deadline) { state -> Bool? in
             guard let finished = state.finished[operation] else { return true }
             if finished[peer] { return true }
@@ -204,7 +204,7 @@ final class InProcessCommunicator: Communicator {
         let operation = nextOperation()
         count(size - 1, message.byteCount * (size - 1))
         offer(operation, message)
-        let deadline = Date(timeIntervalSinceNow: group.deadline)
+        let deadline = MonotonicClock.seconds + group.deadline
         let all = try group.state.wait(until: deadline) { state -> [Message]? in
             let offers = state.offers[operation]!
             if let missing = offers.firstIndex(where: { $0 == nil }) {

@@ -1,31 +1,42 @@
-import Foundation
+import CTensorKernels
+
+enum MonotonicClock {
+    /// Seconds since some fixed moment.
+    static var seconds: Double { rz_monotonic_seconds() }
+}
 
 /// A value behind a lock, with waiting until it satisfies a condition or a deadline passes.
 ///
-/// `@unchecked Sendable`: the value is touched only between lock and unlock of the condition variable, a system handle.
+/// `@unchecked Sendable`: the value is touched only while the lock, a C handle, is held.
 final class Monitor<Value>: @unchecked Sendable {
-    private let condition = NSCondition()
+    private let handle: OpaquePointer
     private var value: Value
 
-    init(_ value: Value) { self.value = value }
+    init(_ value: Value) {
+        guard let handle = rz_monitor_create() else { fatalError("Monitor: the system has no memory for a lock") }
+        self.handle = handle
+        self.value = value
+    }
+
+    deinit { rz_monitor_destroy(handle) }
 
     /// Changes the value and wakes everyone who waits for it.
     func update<R>(_ body: (inout Value) throws -> R) rethrows -> R {
-        condition.lock()
+        rz_monitor_lock(handle)
         defer {
-            condition.broadcast()
-            condition.unlock()
+            rz_monitor_broadcast(handle)
+            rz_monitor_unlock(handle)
         }
         return try body(&value)
     }
 
-    /// Waits until `body` returns something; nil when the deadline passed first.
-    func wait<R>(until deadline: Date, _ body: (inout Value) throws -> R?) rethrows -> R? {
-        condition.lock()
-        defer { condition.unlock() }
+    /// Waits until `body` returns something; nil when the deadline (`MonotonicClock` seconds, or infinity) passed first.
+    func wait<R>(until deadline: Double, _ body: (inout Value) throws -> R?) rethrows -> R? {
+        rz_monitor_lock(handle)
+        defer { rz_monitor_unlock(handle) }
         while true {
             if let result = try body(&value) { return result }
-            if !condition.wait(until: deadline) { return try body(&value) }
+            if rz_monitor_wait(handle, deadline) == 0 { return try body(&value) }
         }
     }
 }

@@ -87,4 +87,17 @@ int rz_pool_workers(const rz_pool *pool);
 /// Runs body for every index in [0, count), started in increasing order; returns when all are done. One caller at a time;
 /// a call from inside a body runs on the calling worker alone.
 void rz_pool_run(rz_pool *pool, int64_t count, rz_pool_body body, void *argument);
+
+// MARK: waiting (monitor.c)
+
+typedef struct rz_monitor rz_monitor;
+rz_monitor *rz_monitor_create(void);
+void rz_monitor_destroy(rz_monitor *monitor);
+void rz_monitor_lock(rz_monitor *monitor);
+void rz_monitor_unlock(rz_monitor *monitor);
+void rz_monitor_broadcast(rz_monitor *monitor);
+/// With the lock held: waits for a broadcast (or a spurious wake) until `deadline` on the monotonic clock; 0 when it passed.
+int rz_monitor_wait(rz_monitor *monitor, double deadline);
+/// Seconds of a clock that is never set.
+double rz_monotonic_seconds(void);
 #endif
