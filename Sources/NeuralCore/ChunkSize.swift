@@ -1,0 +1,28 @@
+/// How many tokens are computed at a time where a whole sequence at once would take too much memory.
+public enum ChunkSize: Sendable, Hashable {
+    /// As many as keep the widest intermediate value within 32 MiB, at least 64: products that large run at full speed.
+    case auto
+    /// All of them: no chunking.
+    case whole
+    /// This many, at least 1. Fewer are taken where chunks would be uneven.
+    case tokens(Int)
+
+    private static let automaticBytes = 32 << 20
+    private static let automaticMinimum = 64
+
+    /// Rows of one chunk, at least 1, when one row of the widest intermediate value takes `bytesPerRow` bytes. Chunks are
+    /// evened out, so that the last one is not a small rest.
+    func rows(of count: Int, bytesPerRow: Int) -> Int {
+        let wanted: Int
+        switch self {
+        case .auto: wanted = max(Self.automaticMinimum, Self.automaticBytes / max(1, bytesPerRow))
+        case .whole: wanted = count
+        case .tokens(let tokens):
+            if tokens < 1 { fatalError("ChunkSize: at least one token a chunk wanted, got \(tokens)") }
+            wanted = tokens
+        }
+        if wanted >= count { return max(1, count) }
+        let chunks = (count + wanted - 1) / wanted
+        return (count + chunks - 1) / chunks
+    }
+}

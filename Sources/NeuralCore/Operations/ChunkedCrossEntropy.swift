@@ -1,0 +1,68 @@
+// Letters: B batch, T tokens, N = B T rows, M model width, V vocabulary, C rows of a chunk.
+
+import TensorCore
+
+/// Language-model head and cross-entropy in one: the sum of losses of hidden [B, T, M] through a weight [V, M] against int32
+/// targets [B, T], as a scalar of the weight's accumulator type, without the logits [T, V] ever existing whole.
+///
+/// Negative targets are ignored (no loss, exactly zero gradient); the caller divides by the global number of targets. Logits and
+/// losses are computed in the weight's own type: float32 for a master weight, also where `hidden` is bfloat16.
+///
+/// The gradients of `hidden` and `weight` are computed in the same pass and only scaled in the backward pass. That takes 3
+/// products instead of the 4 of computing logits again, and costs no memory at the peak: a loss stands at the end of a model, so
+/// its backward pass, which needs both gradients, starts right after it. Without a tape there is the forward product alone.
+///
+/// Memory beyond inputs and gradients: one chunk of logits [C, V], one of hidden [C, M] where types differ, and 8 N bytes.
+/// Wrong shapes, and targets of V or more, trap.
+public func chunkedCrossEntropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, chunk: ChunkSize = .auto
+) -> Tensor {
+    guard weight.rank == 2, let width = hidden.shape.last, weight.shape[1] == width,
+        Array(hidden.shape.dropLast()) == targets.shape, targets.dtype == .int32,
+        weight.dtype == .float32 || weight.dtype == .float64
+    else {
+        shapeFault(
+            "chunkedCrossEntropy",
+            "hidden [B, T, M], a float32 or float64 weight [V, M] and int32 targets [B, T] wanted",
+            hidden, weight, targets)
+    }
+    let device = hidden.device
+    let (count, vocabulary, type) = (targets.elementCount, weight.shape[0], weight.dtype)
+    let w_VM = weight.detached
+    let h_NM = hidden.detached.reshaped([count, width])
+    let targets_N = targets.detached.contiguous().reshaped([count])
+    let losses_N = Tensor(uninitialised: [count], .float64, on: device)
+    let dh_NM = hidden.isTracked ? Tensor(uninitialised: [count, width], hidden.dtype, on: device) : nil
+    let dw_VM = weight.isTracked ? Tensor.zeros([vocabulary, width], type, on: device, kind: .gradients) : nil
+
+    let step = chunk.rows(of: count, bytesPerRow: vocabulary * type.byteCount)
+    let logits = Tensor(uninitialised: [min(step, count), vocabulary], type, on: device)
+    for start in stride(from: 0, to: count, by: step) {
+        let rows = start..<min(count, start + step)
+        let h_CM = h_NM.slice(axis: 0, rows).cast(to: type)
+        let logits_CV = logits.slice(axis: 0, 0..<rows.count)
+        device.matmul(h_CM, w_VM.transposed(), into: logits_CV, accumulate: false)
+        // The gradient (softmax - onehot) takes the place of the logits.
+        let needed = dh_NM != nil || dw_VM != nil
+        device.crossEntropy(
+            logits_CV, targets: targets_N.slice(axis: 0, rows), scale: 1, losses: losses_N.slice(axis: 0, rows),
+            gradient: needed ? logits_CV : nil)
+        if let target = dh_NM?.slice(axis: 0, rows) {
+            let dh_CM = target.dtype == type ? target : Tensor(uninitialised: target.shape, type, on: device)
+            device.matmul(logits_CV, w_VM, into: dh_CM, accumulate: false)
+            if target.dtype != type { device.copy(dh_CM, into: target) }
+        }
+        if let dw_VM { device.matmul(logits_CV.transposed(), h_CM, into: dw_VM, accumulate: true) }
+    }
+
+    let shape = hidden.shape
+    return Tensor.record(
+        "chunkedCrossEntropy", inputs: [hidden, weight], output: losses_N.sum().cast(to: type)
+    ) { g in
+        // In place: nobody else holds these two, and a tape runs a pullback once.
+        for d in [dh_NM, dw_VM].compactMap({ $0 }) {
+            d.device.binary(.multiply, d, g.cast(to: d.dtype).broadcast(to: d.shape), into: d)
+        }
+        return [dh_NM?.reshaped(shape), dw_VM]
+    }
+}
