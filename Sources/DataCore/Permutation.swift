@@ -14,7 +14,7 @@ struct Permutation: Sendable {
         var halfBits: UInt64 = 1
         while halfBits < 31, 1 << (2 * halfBits) < count { halfBits += 1 }
         self.halfBits = halfBits
-        let random = CounterRandom(seed: seed, purpose: mixed(UInt64(epoch) &+ 1))
+        let random = CounterRandom(seed: seed, purpose: mixed(UInt64(bitPattern: Int64(epoch))))
         roundKeys = (0..<Self.roundCount).map { random.bits($0) }
     }
 
