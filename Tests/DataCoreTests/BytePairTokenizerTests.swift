@@ -84,19 +84,48 @@ struct BytePairTokenizerTests {
     }
 
     @Test func heapMergesAsTheDefinitionSays() throws {
-        let folder = try TemporaryFolder()
-        let files = try Self.files(in: folder)
-        let tokenizer = try BytePairTokenizer(vocabulary: files.vocabulary, merges: files.merges)
         let random = CounterRandom(seed: 11, purpose: 0)
-        for round in 0..<3_000 as Range<UInt64> {
-            let count = 1 + random.index(below: 30, round << 8)
-            let word = (0..<count).map { ["a", "b", "c"][random.index(below: 3, round << 8 + UInt64($0) + 1)] }
-            #expect(tokenizer.encode(word.joined()).map { tokenizer.decode([$0]) } == Self.mergedByDefinition(word))
+        for round in 0..<30 as Range<UInt64> {
+            let merges = Self.randomMerges(random, first: round << 32)
+            let bytes = (UInt8.min...UInt8.max).map { [$0] }
+            var vocabulary = BytePairVocabulary(tokens: bytes, specials: [], rule: .ranks)
+            vocabulary.tokens += merges.map { Array(($0.0 + $0.1).utf8) }
+            let ids = try vocabulary.idsByBytes()
+            let pairs = merges.map {
+                BytePairVocabulary.Pair(left: ids[Array($0.0.utf8)[...]]!, right: ids[Array($0.1.utf8)[...]]!)
+            }
+            vocabulary.rule = .merges(pairs)
+            let tokenizer = try BytePairTokenizer(name: "random", vocabulary: vocabulary)
+            for attempt in 0..<200 as Range<UInt64> {
+                let counter = round << 32 + (attempt + 1) << 16
+                let count = 1 + random.index(below: 30, counter)
+                let word = (0..<count).map { Self.letters[random.index(below: 3, counter + UInt64($0) + 1)] }
+                let parts = tokenizer.encode(word.joined()).map { tokenizer.decode([$0]) }
+                #expect(parts == Self.mergedByDefinition(word, merges), "\(word.joined()) by \(merges)")
+            }
         }
     }
 
+    private static let letters = ["a", "b", "c"]
+
+    /// 25 merges of letters and results of earlier merges.
+    private static func randomMerges(_ random: CounterRandom, first: UInt64) -> [(String, String)] {
+        var parts = letters
+        var merges: [(String, String)] = []
+        var counter = first
+        while merges.count < 25 {
+            let left = parts[random.index(below: parts.count, counter)]
+            let right = parts[random.index(below: parts.count, counter + 1)]
+            counter += 2
+            guard !parts.contains(left + right), (left + right).count <= 6 else { continue }
+            parts.append(left + right)
+            merges.append((left, right))
+        }
+        return merges
+    }
+
     /// The lowest rank first, the leftmost first among equals, one at a time.
-    private static func mergedByDefinition(_ word: [String]) -> [String] {
+    private static func mergedByDefinition(_ word: [String], _ merges: [(String, String)]) -> [String] {
         var parts = word
         while true {
             let ranked = zip(parts, parts.dropFirst()).enumerated().compactMap { at, pair in
