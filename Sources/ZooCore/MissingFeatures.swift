@@ -1,0 +1,44 @@
+import TensorCore
+
+// Keys that are in the table of the config but whose feature is not there yet. They are refused and never ignored; who adds
+// a feature takes its line out of this list and nothing else.
+private let missingFeatures: [MissingFeature] = [
+    MissingFeature("parallel.data", "only 1 works: data parallel training is not there yet") { $0.parallel.data > 1 },
+    MissingFeature("parallel.tensor", "only 1 works: tensor parallel layers are not there yet") {
+        $0.parallel.tensor > 1
+    },
+    MissingFeature("parallel.shardParameters", "only false works: sharded parameters are not there yet") {
+        $0.parallel.shardParameters
+    },
+    MissingFeature("parallel.link", "auto and threads work: the MPI link is not there yet") {
+        $0.parallel.link == .mpi
+    },
+    MissingFeature("attention.strategy", "only ring works: the other strategies are not there yet") {
+        $0.attention.strategy != .ring
+    },
+    MissingFeature("run.onNonFinite", "only stop works: going on after a step is not there yet") {
+        $0.run.onNonFinite == .skip
+    },
+]
+
+/// A key with a value that nothing implements yet.
+private struct MissingFeature: Sendable {
+    let key: String
+    /// What works, and why the rest does not.
+    let reason: String
+    let isAsked: @Sendable (RunConfig) -> Bool
+
+    init(_ key: String, _ reason: String, isAsked: @escaping @Sendable (RunConfig) -> Bool) {
+        self.key = key
+        self.reason = reason
+        self.isAsked = isAsked
+    }
+}
+
+extension RunConfig {
+    /// Throws `.config` for the first key whose feature does not exist yet.
+    func refuseMissingFeatures() throws {
+        guard let feature = missingFeatures.first(where: { $0.isAsked(self) }) else { return }
+        throw configError(place(of: feature.key) ?? .made, "\(feature.key): \(feature.reason)")
+    }
+}
