@@ -1,1 +1,8 @@
-// CHDF5Shim
+#ifndef RINGZOO_CHDF5SHIM_H
+#define RINGZOO_CHDF5SHIM_H
+
+#include "Digest.h"
+#include "HDF5Library.h"
+#include "System.h"
+
+#endif

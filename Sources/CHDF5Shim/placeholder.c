@@ -1,1 +1,0 @@
-// CHDF5Shim
