@@ -201,8 +201,8 @@ struct RunEnvironment: Codable, Hashable {
     var products: String
 }
 
-/// 1234567 -> "1,234,567"
-func grouped(_ number: Int) -> String {
+/// Digits in groups of three: 1,234,567.
+public func grouped(_ number: Int) -> String {
     var text = ""
     for (i, digit) in String(number).reversed().enumerated() {
         if i > 0 && i % 3 == 0 && digit != "-" { text.append(",") }
