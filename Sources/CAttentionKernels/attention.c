@@ -1,6 +1,4 @@
 // Entry points: choose a kernel set, lay out the workspace, cut the call into units.
-#include <math.h>
-
 #include "attention_plan.h"
 #include "dropout_hash.h"
 

@@ -3,8 +3,6 @@
 // dK and dV belong to the unit. dQ of a query block gets one addend from every key block, in the order of the key
 // blocks: a ticket says which was the last one, and a unit waits for its predecessor before it adds.
 
-#include <sched.h>
-
 typedef struct {
     row_facts *rows;
     key_facts *keys;

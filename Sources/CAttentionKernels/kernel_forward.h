@@ -186,7 +186,8 @@ static size_t partial_bytes(const attention_plan *plan) {
     return whole_lines((size_t)(plan->rows * (plan->padded_size + 2)) * sizeof(real));
 }
 
-// References written by us are ln 2 times an integer, up to rounding: taking the integer back loses nothing.
+// References written by us are ln 2 times an integer, rounded: at logits of 1e4 the rounding would weigh the carried keys
+// wrongly by 1e-3, so the integer itself is taken back.
 INLINE real reference_in(real m) {
     if (m < (real)EMPTY_REFERENCE) return (real)EMPTY_REFERENCE;
     const double reference = (double)m * LOG2_E, whole = __builtin_rint(reference);

@@ -153,10 +153,8 @@ NOT_INLINE void modify_logits(real *restrict x, real *restrict slope, const row_
         }
     }
     if (terms->bias)
-        for (int64_t j = 0; j < keys->count; j++) {
-            const real y = x[j] + row->bias[keys->positions[j] * terms->bias_stride] * (real)LOG2_E;
-            x[j] = y < (real)MASKED ? (real)MASKED : y;   // a bias of -inf masks
-        }
+        for (int64_t j = 0; j < keys->count; j++)   // -inf masks: references and lse are finite, so its exponential is 0
+            x[j] += row->bias[keys->positions[j] * terms->bias_stride] * (real)LOG2_E;
 }
 
 // The factor of every weight: 0 where dropout drops it, else 1 / (1 - probability).
