@@ -3,11 +3,11 @@
 // dK and dV belong to the unit. dQ of a query block gets one addend from every key block, in the order of the key
 // blocks: a ticket says which was the last one, and a unit waits for its predecessor before it adds.
 
-#include <sched.h>
-
 typedef struct {
     row_facts *rows;
     key_facts *keys;
+    tile_range *ranges;     // [rows / ROW_TILE] keys that a tile of rows sees
+    tile_range *key_ranges; // [KEY_ROWS / ROW_TILE] rows that see a tile of keys
     real *q, *dout;         // [rows][D'], Q times scale * log2 e
     real *qp, *doutp;       // the same by panels of columns
     real *p, *ds;           // [rows][ROW_PITCH]
@@ -20,10 +20,12 @@ typedef struct {
 } backward_scratch;
 
 static size_t carve_backward(backward_scratch *s, const attention_plan *plan, char *memory) {
-    char *at = memory;
+    uintptr_t at = (uintptr_t)memory;
     const size_t rows = (size_t)plan->rows, width = (size_t)plan->padded_size, n = sizeof(real);
     s->rows = take(&at, rows * sizeof(row_facts));
     s->keys = take(&at, sizeof(key_facts));
+    s->ranges = take(&at, rows / ROW_TILE * sizeof(tile_range));
+    s->key_ranges = take(&at, KEY_ROWS / ROW_TILE * sizeof(tile_range));
     s->q = take(&at, rows * width * n);
     s->dout = take(&at, rows * width * n);
     s->qp = take(&at, rows * width * n);
@@ -41,7 +43,7 @@ static size_t carve_backward(backward_scratch *s, const attention_plan *plan, ch
     s->kp = take(&at, KEY_BLOCK * width * n);
     s->dk = take(&at, KEY_ROWS * width * n);
     s->dv = take(&at, KEY_ROWS * width * n);
-    return (size_t)(at - memory);
+    return (size_t)(at - (uintptr_t)memory);
 }
 
 static size_t backward_worker_bytes(const attention_plan *plan) {
@@ -68,12 +70,21 @@ INLINE void gradient_tile(const tile_end end, backward_scratch *s, int64_t width
         }
 }
 
+// Where a tile sees nothing of a panel: the products over queries read these as numbers.
+INLINE void clear_gradient_tile(real *to) {
+    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        UNROLLED for (int c = 0; c < TILE_VECTORS; c++) store(to + r * ROW_PITCH + c * LANES, (vector){0});
+}
+
 #define DEFINE_GRADIENT(name, end, a, panels, to)                                                                     \
     NOT_INLINE void name(backward_scratch *s, int64_t width, int64_t rows) {                                          \
         const real *panel = panels;                                                                                   \
         for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += width * PANEL)                         \
             for (int64_t row = 0; row < rows; row += ROW_TILE)                                                        \
-                gradient_tile(end, s, width, a, row, column, panel, to);                                              \
+                if (touches(s->ranges + row / ROW_TILE, column))                                                      \
+                    gradient_tile(end, s, width, a, row, column, panel, to);                                          \
+                else                                                                                                  \
+                    clear_gradient_tile(to + row * ROW_PITCH + column);                                               \
     }
 DEFINE_GRADIENT(store_logits, STORE_PRODUCT, s->q, s->kt, s->p)
 DEFINE_GRADIENT(fuse_probabilities, STORE_PROBABILITIES, s->q, s->kt, s->p)
@@ -117,6 +128,19 @@ NOT_INLINE void logit_gradient_rows(backward_scratch *s, int64_t count, const te
         if (!terms->capped) continue;
         const real *restrict slope = s->slope + row * ROW_PITCH;
         for (int64_t j = 0; j < KEY_BLOCK; j++) ds[j] *= slope[j];
+    }
+}
+
+// The rows that see a tile of keys, from the keys that the tiles of rows see.
+static void find_key_ranges(tile_range *key_ranges, const tile_range *ranges, int64_t tiles) {
+    for (int64_t key = 0; key < KEY_ROWS; key += ROW_TILE, key_ranges++) {
+        *key_ranges = (tile_range){0, 0};
+        for (int64_t row = 0; row < tiles; row += ROW_TILE) {
+            const tile_range *range = ranges + row / ROW_TILE;
+            if (range->first >= key + ROW_TILE || range->end <= key) continue;
+            if (key_ranges->end == 0) key_ranges->first = (int32_t)row;
+            key_ranges->end = (int32_t)(row + ROW_TILE);
+        }
     }
 }
 
@@ -164,6 +188,8 @@ static void backward_pair(backward_scratch *s, const attention_plan *plan, const
         external->add_multiply(rows, width, count, s->ds, ROW_PITCH, s->k, width, s->dq, width);
         return;
     }
+    find_ranges(s->ranges, s->rows, rows, s->keys, terms->documents, partial);
+    find_key_ranges(s->key_ranges, s->ranges, tiles);
     if (fused) {
         fuse_probabilities(s, width, tiles);
         if (partial)
@@ -182,9 +208,9 @@ static void backward_pair(backward_scratch *s, const attention_plan *plan, const
     pack_columns(s->qp, s->q, tiles, width);
     pack_columns(s->doutp, s->dout, tiles, width);
     const int64_t key_tiles = blocks_of(count, ROW_TILE) * ROW_TILE;
-    add_transposed_product(s->dv, width, s->p, s->doutp, tiles, key_tiles, tiles);
-    add_transposed_product(s->dk, width, s->ds, s->qp, tiles, key_tiles, tiles);
-    add_product(s->dq, width, s->ds, s->kp, KEY_BLOCK, tiles, count);
+    add_transposed_product(s->dv, width, s->p, s->doutp, tiles, key_tiles, s->key_ranges);
+    add_transposed_product(s->dk, width, s->ds, s->qp, tiles, key_tiles, s->key_ranges);
+    add_product(s->dq, width, s->ds, s->kp, KEY_BLOCK, tiles, s->ranges);
 }
 
 // Waits until the key block before this one (of those that see these queries) has added its dQ. Spinning is brief:
