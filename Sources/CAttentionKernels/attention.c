@@ -207,7 +207,7 @@ static int64_t backward(attention_plan plan, size_t element_bytes, const rz_atte
 
 int64_t rz_attention_backward_f32(const rz_attention_problem *problem, const rz_attention_tensor *dout,
                                   const rz_attention_tensor *q, const rz_attention_tensor *k,
-                                  const rz_attention_tensor *v, const float *lse, const float *delta, float *dq,
+                                  const rz_attention_tensor *v, const double *lse, const float *delta, float *dq,
                                   float *dk, float *dv, float *dbias, const int64_t *dbias_strides,
                                   const rz_attention_products_f32 *products, const rz_attention_executor *executor,
                                   void *workspace) {

@@ -13,7 +13,8 @@ typedef struct {
     real *p, *ds;           // [rows][ROW_PITCH]
     real *slope;            // [rows][ROW_PITCH] derivative of the soft cap
     real *dq;               // [rows][D']
-    real *lse, *delta;      // [rows], lse in log2 units
+    real *lse, *lse_rest;   // [rows], in log2 units: the rounded value and what rounding left
+    real *delta;            // [rows]
     real *k, *v;            // [KEY_BLOCK][D']
     real *kt, *vt, *kp;     // packed K^T, V^T, K
     real *dk, *dv;          // [KEY_ROWS][D']
@@ -35,6 +36,7 @@ static size_t carve_backward(backward_scratch *s, const attention_plan *plan, ch
     s->slope = take(&at, rows * ROW_PITCH * n);
     s->dq = take(&at, rows * width * n);
     s->lse = take(&at, rows * n);
+    s->lse_rest = take(&at, rows * n);
     s->delta = take(&at, rows * n);
     s->k = take(&at, KEY_BLOCK * width * n);
     s->v = take(&at, KEY_BLOCK * width * n);
@@ -64,7 +66,7 @@ INLINE void gradient_tile(const tile_end end, backward_scratch *s, int64_t width
         UNROLLED for (int c = 0; c < TILE_VECTORS; c++) {
             const int64_t at = (row + r) * ROW_PITCH + column + c * LANES;
             vector x = acc[r][c];
-            if (end == STORE_PROBABILITIES) x = exp2_vector(x - s->lse[row + r]);
+            if (end == STORE_PROBABILITIES) x = exp2_vector(x - s->lse[row + r] - s->lse_rest[row + r]);
             if (end == STORE_LOGIT_GRADIENTS) x = load(s->p + at) * (x - s->delta[row + r]);
             store(to + at, x);
         }
@@ -99,8 +101,8 @@ NOT_INLINE void probability_rows(backward_scratch *s, int64_t count, const term_
         if (terms->capped || terms->alibi || terms->bias)
             modify_logits(p, s->slope + row * ROW_PITCH, s->rows + row, s->keys, terms);
         if (partial) replace_hidden(p, s->rows + row, s->keys, terms->documents, (real)MASKED);
-        const vector lse = all(s->lse[row]);
-        for (int64_t j = 0; j < KEY_BLOCK; j += LANES) store(p + j, exp2_vector(load(p + j) - lse));
+        const vector lse = all(s->lse[row]), rest = all(s->lse_rest[row]);
+        for (int64_t j = 0; j < KEY_BLOCK; j += LANES) store(p + j, exp2_vector(load(p + j) - lse - rest));
     }
 }
 
@@ -165,8 +167,12 @@ static void gather_queries(backward_scratch *s, const attention_plan *plan, int6
     memset(s->dout + rows * width, 0, sizeof(real) * (size_t)((tiles - rows) * width));
     for (int64_t row = 0; row < tiles; row++) {
         // A row without a key, and a padding row: a huge lse makes P an exact zero.
-        const real lse = row < rows ? ((const real *)plan->lse)[s->rows[row].state] : -INFINITY;
-        s->lse[row] = lse < (real)EMPTY_REFERENCE ? -(real)MASKED : (real)((double)lse * LOG2_E);
+        // The subtraction S - lse is exact where P matters, so the rest of lse is all that is missing: without it P of logits in
+        // the hundreds would be wrong by 1e-5.
+        const double lse = row < rows ? plan->lse[s->rows[row].state] * LOG2_E : -INFINITY;
+        const int empty = lse < (double)EMPTY_REFERENCE;
+        s->lse[row] = empty ? -(real)MASKED : (real)lse;
+        s->lse_rest[row] = empty ? 0 : (real)(lse - (double)s->lse[row]);
         s->delta[row] = row < rows ? ((const real *)plan->delta)[s->rows[row].state] : 0;
     }
 }

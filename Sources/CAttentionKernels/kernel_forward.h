@@ -186,14 +186,8 @@ static size_t partial_bytes(const attention_plan *plan) {
     return whole_lines((size_t)(plan->rows * (plan->padded_size + 2)) * sizeof(real));
 }
 
-// References written by us are ln 2 times an integer, rounded: at logits of 1e4 the rounding would weigh the carried keys
-// wrongly by 1e-3, so the integer itself is taken back.
-INLINE real reference_in(real m) {
-    if (m < (real)EMPTY_REFERENCE) return (real)EMPTY_REFERENCE;
-    const double reference = (double)m * LOG2_E, whole = __builtin_rint(reference);
-    const double near = 4 * REAL_EPSILON * (__builtin_fabs(whole) > 1 ? __builtin_fabs(whole) : 1);
-    return (real)(__builtin_fabs(reference - whole) <= near ? whole : reference);
-}
+// References are powers of two, so that rescaling is exact and nothing is lost between calls, however large the logits.
+INLINE real reference_in(real m) { return m < (real)EMPTY_REFERENCE ? (real)EMPTY_REFERENCE : m; }
 
 static void load_state(forward_scratch *s, const attention_plan *plan, int64_t row) {
     const int64_t at = s->rows[row].state, size = plan->problem->head_size;
@@ -205,7 +199,7 @@ static void load_state(forward_scratch *s, const attention_plan *plan, int64_t r
 static void store_state(const forward_scratch *s, const attention_plan *plan, int64_t row) {
     const int64_t at = s->rows[row].state, size = plan->problem->head_size;
     real *m = (real *)plan->m + at;
-    if (s->m[row] != reference_in(*m)) *m = (real)((double)s->m[row] * LN_2);   // untouched rows keep their bits
+    if (s->m[row] != (real)EMPTY_REFERENCE) *m = s->m[row];   // a row that saw nothing keeps its -inf
     ((real *)plan->l)[at] = sum_of(load(s->sums + row * LANES));
     memcpy((real *)plan->acc + at * size, s->o + row * plan->padded_size, sizeof(real) * (size_t)size);
 }
