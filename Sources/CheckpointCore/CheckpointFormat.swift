@@ -76,12 +76,15 @@ struct CheckpointHeader: Equatable {
             if header.starts(with: CheckpointFormat.hdf5Signature) { throw Self.foreign(path) }
             throw fault("not a RingZoo checkpoint: its first bytes are something else")
         }
-        guard SHA256.digest(UnsafeRawBufferPointer(rebasing: header[..<Self.sumOffset])).elementsEqual(header[Self.sumOffset...])
+        guard
+            SHA256.digest(UnsafeRawBufferPointer(rebasing: header[..<Self.sumOffset])).elementsEqual(
+                header[Self.sumOffset...])
         else { throw fault("the header is damaged (its SHA-256 differs)") }
         func integer(_ offset: Int, _ count: Int) -> UInt64 {
             (0..<count).reduce(0) { $0 | UInt64(header[offset + $1]) << (8 * UInt64($1)) }
         }
-        guard integer(8, 4) == UInt64(CheckpointFormat.version), integer(12, 4) == UInt64(CheckpointFormat.headerSize) else {
+        guard integer(8, 4) == UInt64(CheckpointFormat.version), integer(12, 4) == UInt64(CheckpointFormat.headerSize)
+        else {
             throw fault(
                 "written in checkpoint format \(integer(8, 4)); this build reads format \(CheckpointFormat.version)",
                 "use the RingZoo version that wrote it")
@@ -89,7 +92,8 @@ struct CheckpointHeader: Equatable {
         guard integer(16, 8) == UInt64(file.count) else {
             throw fault("\(file.count) bytes long, but written with \(integer(16, 8)): cut off or appended to")
         }
-        guard let offset = Int(exactly: integer(24, 8)), let size = Int(exactly: integer(32, 8)), offset >= header.count,
+        guard let offset = Int(exactly: integer(24, 8)), let size = Int(exactly: integer(32, 8)),
+            offset >= header.count,
             size > 0, offset <= file.count, size <= file.count - offset
         else { throw fault("the manifest is said to lie outside the file") }
         self.init(
@@ -148,7 +152,8 @@ struct CheckpointManifest: Equatable {
         text += "],\n\"tensors\":["
         text += tensors.map { tensor in
             let shape = tensor.info.shape.map(String.init).joined(separator: ",")
-            return "\n{\"name\":\(JSON.quoted(tensor.info.name)),\"dtype\":\"\(tensor.info.dtype.rawValue)\",\"shape\":[\(shape)],"
+            return
+                "\n{\"name\":\(JSON.quoted(tensor.info.name)),\"dtype\":\"\(tensor.info.dtype.rawValue)\",\"shape\":[\(shape)],"
                 + "\"offset\":\(place(tensor.offset)),\"byteCount\":\(tensor.info.byteCount),\"crc32c\":\"\(hexadecimal32(tensor.crc32c))\"}"
         }.joined(separator: ",")
         return Array((text + "]}\n").utf8)
@@ -201,7 +206,8 @@ struct CheckpointManifest: Equatable {
         }
         names = []
         metadata = try metadataList.map { entry in
-            guard let name = entry["name"]?.text, let offset = entry["offset"]?.int, let byteCount = entry["byteCount"]?.int,
+            guard let name = entry["name"]?.text, let offset = entry["offset"]?.int,
+                let byteCount = entry["byteCount"]?.int,
                 byteCount >= 0
             else { throw fault("the entry of a metadata text is incomplete") }
             if let what = CheckpointFormat.fault(inMetadataName: name) { throw fault("metadata \"\(name)\": \(what)") }

@@ -53,7 +53,8 @@ public final class CheckpointReader: TensorCollection {
     public func bytes(of name: String) throws -> TensorBytes {
         guard let index = indices[name] else {
             throw RingZooError(
-                .missingInput, "\(path) has no tensor \(name)", tried: ["it has \(tensors.count) tensors, among them \(examples)"])
+                .missingInput, "\(path) has no tensor \(name)",
+                tried: ["it has \(tensors.count) tensors, among them \(examples)"])
         }
         let tensor = manifest.tensors[index]
         // Two threads may verify the same tensor at once; that costs time, not truth.
@@ -70,7 +71,8 @@ public final class CheckpointReader: TensorCollection {
     @discardableResult
     static func verify(_ file: UnsafeRawBufferPointer, tensorBytes: Bool, path: String) throws -> CheckpointManifest {
         let header = try CheckpointHeader(verifying: file, path: path)
-        let text = UnsafeRawBufferPointer(rebasing: file[header.manifestOffset..<header.manifestOffset + header.manifestSize])
+        let text = UnsafeRawBufferPointer(
+            rebasing: file[header.manifestOffset..<header.manifestOffset + header.manifestSize])
         guard SHA256.digest(text) == header.manifestSHA256 else {
             throw RingZooError(.corruptInput, "\(path): the manifest is damaged (its SHA-256 differs)")
         }
@@ -120,7 +122,9 @@ public final class CheckpointReader: TensorCollection {
             // The manifest itself was found by the header; an empty text keeps one null byte that the manifest does not count.
             if set.path == CheckpointFormat.manifestPath { continue }
             if set.type == .string(1), set.path.hasPrefix("/metadata/"),
-                manifest.metadata.contains(where: { $0.byteCount == 0 && CheckpointFormat.metadataPath($0.name) == set.path })
+                manifest.metadata.contains(where: {
+                    $0.byteCount == 0 && CheckpointFormat.metadataPath($0.name) == set.path
+                })
             {
                 continue
             }

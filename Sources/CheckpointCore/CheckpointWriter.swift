@@ -76,7 +76,8 @@ public final class CheckpointWriter: Sendable {
         let tensor = draft.tensors[index]
         guard offset >= 0, offset <= tensor.info.byteCount, bytes.count <= tensor.info.byteCount - offset else {
             fatalError(
-                "CheckpointWriter.write: \(bytes.count) bytes at \(offset) do not fit the \(tensor.info.byteCount) of \(name)")
+                "CheckpointWriter.write: \(bytes.count) bytes at \(offset) do not fit the \(tensor.info.byteCount) of \(name)"
+            )
         }
         // Small pieces: the sum finds in the cache what the copy into the file is about to read.
         let pieceSize = 1 << 20
@@ -103,7 +104,8 @@ public final class CheckpointWriter: Sendable {
             for slice in slices[index].sorted(by: { $0.offset < $1.offset }) {
                 guard slice.offset == end else {
                     throw RingZooError(
-                        .usage, "\(file.path): tensor \(info.name): bytes \(min(end, slice.offset)) to \(max(end, slice.offset)) "
+                        .usage,
+                        "\(file.path): tensor \(info.name): bytes \(min(end, slice.offset)) to \(max(end, slice.offset)) "
                             + (slice.offset > end ? "were not written" : "were written twice"))
                 }
                 crc = crc32cOfJoined(crc, slice.crc32c, slice.count)
@@ -168,7 +170,8 @@ public final class CheckpointWriter: Sendable {
             while let dot = name.lastIndex(of: ".") {
                 name = name[..<dot]
                 if indices[String(name)] != nil {
-                    throw RingZooError(.usage, "\(path): tensors \"\(name)\" and \"\(info.name)\" cannot both be stored")
+                    throw RingZooError(
+                        .usage, "\(path): tensors \"\(name)\" and \"\(info.name)\" cannot both be stored")
                 }
             }
         }

@@ -73,7 +73,8 @@ public final class ForeignHDF5File: TensorCollection {
         let contents = try HDF5Contents(file.bytes, path: path)
         var tensors: [TensorInfo] = []
         var dataSets: [String: HDF5Contents.DataSet] = [:]
-        var refused = Dictionary(contents.refused.map { (String($0.path.dropFirst()), $0.reason) }) { first, _ in first }
+        var refused = Dictionary(contents.refused.map { (String($0.path.dropFirst()), $0.reason) }) { first, _ in first
+        }
         for set in contents.dataSets {
             let name = String(set.path.dropFirst())
             guard case .tensor(let dtype) = set.type else {

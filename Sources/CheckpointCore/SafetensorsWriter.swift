@@ -58,7 +58,9 @@ public enum SafetensorsWriter {
         _ path: String, tensors: [TensorSource], metadata: [String: String] = [:], maximumShardSize: Int,
         fileSystem: any FileSystem = POSIXFileSystem()
     ) throws {
-        guard maximumShardSize > 0 else { throw RingZooError(.usage, "a shard of \(maximumShardSize) bytes holds nothing") }
+        guard maximumShardSize > 0 else {
+            throw RingZooError(.usage, "a shard of \(maximumShardSize) bytes holds nothing")
+        }
         try check(tensors, path)
         try fileSystem.makeDirectory(path)
         if let old = try fileSystem.list(path).first(where: {
