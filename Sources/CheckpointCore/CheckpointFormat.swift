@@ -2,9 +2,10 @@ import TensorCore
 
 /// What a checkpoint file is made of; `Docs/Checkpoints.md` is the description for other implementations.
 ///
-/// Bytes 0..<4096 are the header (HDF5 calls the place the user block). The HDF5 file behind it holds `/manifest` (JSON), `/tensors/...` and
-/// `/metadata/...`. Each byte of the file is under exactly one sum: the header under its own SHA-256, the manifest under the one in the header,
-/// each tensor under a CRC-32C in the manifest, and all other bytes (HDF5's own, metadata, gaps) under a SHA-256 in the manifest.
+/// Bytes 0..<4096 are the header (HDF5 calls the place the user block). The HDF5 file behind it holds `/manifest`
+/// (JSON), `/tensors/...` and `/metadata/...`. Each byte of the file is under exactly one sum: the header under its
+/// own SHA-256, the manifest under the one in the header, each tensor under a CRC-32C in the manifest, and all other
+/// bytes (HDF5's own, metadata, gaps) under a SHA-256 in the manifest.
 enum CheckpointFormat {
     static let version = 1
     static let headerSize = 4096
@@ -165,7 +166,8 @@ struct CheckpointManifest: Equatable {
         self.structureSHA256 = structureSHA256
     }
 
-    /// Parses and checks a manifest whose SHA-256 is right; it may still have been made by an enemy. Errors: `corruptInput`.
+    /// Parses and checks a manifest whose SHA-256 is right; it may still have been made by an enemy. Errors:
+    /// `corruptInput`.
     init(parsing bytes: UnsafeRawBufferPointer, header: CheckpointHeader, path: String) throws {
         func fault(_ what: String) -> RingZooError { RingZooError(.corruptInput, "\(path): manifest: \(what)") }
         let json: JSON

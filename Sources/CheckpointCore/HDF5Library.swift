@@ -233,7 +233,7 @@ struct HDF5Contents {
                 else {
                     return .failure(
                         Refusal(
-                            "its \(byteCount) bytes at offset \(fact.offset) are not inside the \(fileSize) bytes of the file"
+                            "its \(byteCount) bytes at \(fact.offset) are not inside the file of \(fileSize) bytes"
                         ))
                 }
                 set.storage = .contiguous(offset: offset)
@@ -248,7 +248,7 @@ struct HDF5Contents {
                 else {
                     return .failure(
                         Refusal(
-                            "it declares \(byteCount) bytes in chunks of \(fact.chunk_size), which its \(fact.storage_size) stored bytes cannot hold"
+                            "its \(fact.storage_size) stored bytes cannot hold the \(byteCount) it declares"
                         ))
                 }
                 set.storage = .chunked

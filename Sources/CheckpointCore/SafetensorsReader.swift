@@ -2,8 +2,9 @@ import TensorCore
 
 /// Tensors in the safetensors format: one file, or a folder of shards with `model.safetensors.index.json`.
 ///
-/// The header is checked in full while opening: at most 100 MB, no name twice, each tensor as long as its shape and type say, tensors side by side from
-/// the first byte to the last. Tensors are mapped, not copied. The format has no sums: changed numbers are not noticed.
+/// The header is checked in full while opening: at most 100 MB, no name twice, each tensor as long as its shape and
+/// type say, tensors side by side from the first byte to the last. Tensors are mapped, not copied. The format has no
+/// sums: changed numbers are not noticed.
 public final class SafetensorsReader: TensorCollection {
     public let path: String
     public let tensors: [TensorInfo]
@@ -202,7 +203,7 @@ struct SafetensorsHeader {
             }
             guard offsets[1] - offsets[0] == byteCount else {
                 throw fault(
-                    "tensor \(name): \(offsets[1] - offsets[0]) bytes, but shape \(shape) of \(typeName) takes \(byteCount)"
+                    "tensor \(name): \(offsets[1] - offsets[0]) bytes, but \(typeName) \(shape) takes \(byteCount)"
                 )
             }
             entries.append(

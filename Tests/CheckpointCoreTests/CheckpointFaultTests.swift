@@ -5,7 +5,8 @@ import Testing
 
 @testable import CheckpointCore
 
-/// A save that fails or dies at any point leaves the old checkpoint, or has the new one in place; never anything between.
+/// A save that fails or dies at any point leaves the old checkpoint, or has the new one in place; never anything
+/// between.
 @Suite struct CheckpointFaultTests {
     let folder = try! TemporaryFolder()
     let old = Sample.small(seed: 1)

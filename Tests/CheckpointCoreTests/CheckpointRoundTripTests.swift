@@ -80,7 +80,7 @@ import Testing
         #expect(try readFile(folder.file("slices.h5")) == readFile(folder.file("whole.h5")))
     }
 
-    @Test(arguments: [[0..<8], [0..<8, 4..<12], [4..<12], []])
+    @Test(arguments: [[0..<8], [0..<8, 4..<8], [0..<8, 4..<12], [4..<12], []])
     func tensorNotCoveredExactlyOnceIsNotCommitted(_ slices: [Range<Int>]) throws {
         let writer = try CheckpointWriter(
             folder.file("a.h5"), tensors: [TensorInfo(name: "w", shape: [3], dtype: .float32)])
