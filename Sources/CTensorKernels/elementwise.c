@@ -5,7 +5,7 @@
 #define DEFINE_SCALARS(T, S, EXP, F)                                                                                        \
     RZ_INLINE T neg_##S(T x) { return -x; }                                                                                \
     RZ_INLINE T abs_##S(T x) { return F(fabs)(x); }                                                                        \
-    RZ_INLINE T sign_##S(T x) { return (T)((x > 0) - (x < 0)); }                                                           \
+    RZ_INLINE T sign_##S(T x) { return x != x ? x : (T)((x > 0) - (x < 0)); }                                              \
     RZ_INLINE T square_##S(T x) { return x * x; }                                                                          \
     RZ_INLINE T sqrt_##S(T x) { return F(sqrt)(x); }                                                                       \
     RZ_INLINE T rsqrt_##S(T x) { return 1 / F(sqrt)(x); }                                                                  \
@@ -24,7 +24,7 @@
         T u = (T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x);                                                   \
         return (T)0.5 * x * (1 + F(tanh)(u));                                                                              \
     }                                                                                                                      \
-    RZ_INLINE T relu_##S(T x) { return x > 0 ? x : 0; }                                                                    \
+    RZ_INLINE T relu_##S(T x) { return x < 0 ? 0 : x; } /* NaN stays NaN */                                                \
     RZ_INLINE T add_##S(T a, T b) { return a + b; }                                                                        \
     RZ_INLINE T sub_##S(T a, T b) { return a - b; }                                                                        \
     RZ_INLINE T mul_##S(T a, T b) { return a * b; }                                                                        \
