@@ -162,6 +162,22 @@ RZ_INLINE int32_t to_i32(double v) { return v != v ? 0 : v <= -2147483648.0 ? IN
 RZ_INLINE int64_t to_i64(double v) {
     return v != v ? 0 : v <= -9223372036854775808.0 ? INT64_MIN : v >= 9223372036854775808.0 ? INT64_MAX : (int64_t)v;
 }
+// Rounding to odd on the way: the value cut off, its last bit set if anything was lost. A second rounding to a format at least
+// two bits shorter then gives what one rounding would (Boldo and Melquiond 2008).
+RZ_INLINE float f64_to_f32_odd(double v) {
+    float f = (float)v;
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    bits -= fabs((double)f) > fabs(v);
+    bits |= (double)f != v;
+    memcpy(&f, &bits, 4);
+    return v != v ? (float)v : f;
+}
+RZ_INLINE double i64_to_f64_odd(int64_t v) {
+    int fits = v > -((int64_t)1 << 53) && v < (int64_t)1 << 53;
+    int64_t high = (v >> 11) | ((v & 0x7ff) != 0);
+    return fits ? (double)v : (double)high * 2048;
+}
 DEFINE_CONVERT(bf16_f32, uint16_t, float, rz_bf16_to_f32(v))
 DEFINE_CONVERT(f16_f32, uint16_t, float, rz_f16_to_f32(v))
 DEFINE_CONVERT(f32_bf16, float, uint16_t, rz_f32_to_bf16(v))
@@ -169,6 +185,8 @@ DEFINE_CONVERT(f32_f16, float, uint16_t, rz_f32_to_f16(v))
 DEFINE_CONVERT(f32_f32, float, float, v)
 DEFINE_CONVERT(f32_f64, float, double, (double)v)
 DEFINE_CONVERT(f64_f32, double, float, (float)v)
+DEFINE_CONVERT(f64_bf16, double, uint16_t, rz_f32_to_bf16(f64_to_f32_odd(v)))
+DEFINE_CONVERT(f64_f16, double, uint16_t, rz_f32_to_f16(f64_to_f32_odd(v)))
 DEFINE_CONVERT(f64_f64, double, double, v)
 DEFINE_CONVERT(i32_i32, int32_t, int32_t, v)
 DEFINE_CONVERT(i64_i64, int64_t, int64_t, v)
@@ -176,6 +194,9 @@ DEFINE_CONVERT(i32_i64, int32_t, int64_t, v)
 DEFINE_CONVERT(i64_i32, int64_t, int32_t, (int32_t)v)
 DEFINE_CONVERT(i32_f64, int32_t, double, (double)v)
 DEFINE_CONVERT(i64_f64, int64_t, double, (double)v)
+DEFINE_CONVERT(i64_f32, int64_t, float, (float)v)
+DEFINE_CONVERT(i64_bf16, int64_t, uint16_t, rz_f32_to_bf16(f64_to_f32_odd(i64_to_f64_odd(v))))
+DEFINE_CONVERT(i64_f16, int64_t, uint16_t, rz_f32_to_f16(f64_to_f32_odd(i64_to_f64_odd(v))))
 DEFINE_CONVERT(bool_f64, uint8_t, double, v ? 1.0 : 0.0)
 DEFINE_CONVERT(bool_i64, uint8_t, int64_t, v ? 1 : 0)
 DEFINE_CONVERT(f64_i32, double, int32_t, to_i32(v))
@@ -207,6 +228,11 @@ static int convert_directly(int from, int64_t n, const void *x, int64_t sx, int 
     case PAIR(RZ_F16, RZ_F32): convert_f16_f32(n, x, sx, out, so); return 1;
     case PAIR(RZ_F32, RZ_BF16): convert_f32_bf16(n, x, sx, out, so); return 1;
     case PAIR(RZ_F32, RZ_F16): convert_f32_f16(n, x, sx, out, so); return 1;
+    case PAIR(RZ_F64, RZ_BF16): convert_f64_bf16(n, x, sx, out, so); return 1;
+    case PAIR(RZ_F64, RZ_F16): convert_f64_f16(n, x, sx, out, so); return 1;
+    case PAIR(RZ_I64, RZ_F32): convert_i64_f32(n, x, sx, out, so); return 1;
+    case PAIR(RZ_I64, RZ_BF16): convert_i64_bf16(n, x, sx, out, so); return 1;
+    case PAIR(RZ_I64, RZ_F16): convert_i64_f16(n, x, sx, out, so); return 1;
     case PAIR(RZ_I32, RZ_I64): convert_i32_i64(n, x, sx, out, so); return 1;
     case PAIR(RZ_I64, RZ_I32): convert_i64_i32(n, x, sx, out, so); return 1;
     case PAIR(RZ_I32, RZ_F64): convert_i32_f64(n, x, sx, out, so); return 1;
@@ -225,10 +251,7 @@ static int convert_directly(int from, int64_t n, const void *x, int64_t sx, int 
 // The type through which a pair without a loop of its own goes: exact for the source, so only one rounding happens.
 static int bridge(int from, int to) {
     if (from == RZ_BF16 || from == RZ_F16) return RZ_F32;
-    if (from == RZ_F32) return RZ_F64;
     if (from == RZ_BOOL && to == RZ_I32) return RZ_I64;
-    if ((from == RZ_I32 || from == RZ_I64 || from == RZ_BOOL) && to == RZ_F32) return RZ_F64;
-    if (to == RZ_BF16 || to == RZ_F16) return from == RZ_F64 ? RZ_F32 : RZ_F64;
     return RZ_F64;
 }
 
