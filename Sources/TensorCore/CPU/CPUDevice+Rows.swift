@@ -28,13 +28,16 @@ extension CPUDevice {
         let code = x.dtype.kernelCode
         let bytes = x.dtype.byteCount
         // Leading axes reduced, trailing axes contiguous: add rows together, column by column.
-        if axes.max()! < (kept.min() ?? x.rank), columns > 1, x.isContiguous {
+        if (axes.max() ?? -1) < (kept.min() ?? x.rank), columns > 1, x.isContiguous {
             let block = 256
             pool.run((columns + block - 1) / block) { piece, _ in
                 let start = piece * block
-                _ = rz_reduce_columns(
+                if rz_reduce_columns(
                     operation.rawValue, code, Int64(count), Int64(min(block, columns - start)),
-                    x.address + start * bytes, Int64(columns), out.address + start * bytes)
+                    x.address + start * bytes, Int64(columns), out.address + start * bytes) == 0
+                {
+                    shapeFault("\(operation)", "not defined for this element type", x)
+                }
             }
             return
         }
