@@ -68,7 +68,12 @@ extension Tensor {
         let (x, y) = (a.detached, b.detached)
         let out = apply(.power, a, b)
         return recordPair(
-            "power", a, b, out, { $0 * y * apply(.power, x, y - 1) }, { $0 * out * apply(.logarithm, x) })
+            "power", a, b, out,
+            { g in
+                // Where b is 0 the function is constant, also at a = 0, where 0 * 0^-1 would not be a number.
+                let zero = Tensor.zeros([], g.dtype, on: g.device)
+                return select(y .!= zero, g * y * apply(.power, x, y - 1), zero)
+            }, { $0 * out * apply(.logarithm, x) })
     }
 
     /// The larger of two; where they are equal, the gradient goes to the first.
