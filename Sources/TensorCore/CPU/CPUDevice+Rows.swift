@@ -198,6 +198,8 @@ extension CPUDevice {
     public func rotary(_ x: Tensor, cosine: Tensor, sine: Tensor, sign: Double, into out: Tensor) {
         let (tokens, heads, size) = (x.shape[1], x.shape[2], x.shape[3])
         let x = x.strides[3] == 1 || size == 1 ? x : x.contiguous()
+        let cosine = cosine.contiguous()
+        let sine = sine.contiguous()
         let batchPitch = cosine.shape[0] == 1 ? 0 : tokens * size / 2
         let bytes = x.dtype.byteCount
         let angleBytes = cosine.dtype.byteCount
@@ -214,6 +216,8 @@ extension CPUDevice {
     }
 
     public func crossEntropy(_ logits: Tensor, targets: Tensor, scale: Double, losses: Tensor, gradient: Tensor?) {
+        let logits = logits.contiguous()
+        let targets = targets.contiguous()
         let (rows, columns, pitch) = extents(logits)
         let target = targets.address.assumingMemoryBound(to: Int32.self)
         let loss = losses.address.assumingMemoryBound(to: Double.self)
