@@ -46,7 +46,10 @@ final class Tape: Sendable {
         let indices = inputs.map { input -> Int in
             guard let tracked = input.tracked else { return -1 }
             if tracked.tape !== self {
-                fail("\(operation): tensors of two different valueAndGradient calls meet; detach one of them")
+                // Both calls fail: whichever the result belongs to, the other would return a gradient that lacks it.
+                let message = "\(operation): tensors of two different valueAndGradient calls meet; detach one of them"
+                fail(message)
+                tracked.tape.fail(message)
                 return -1
             }
             return tracked.index
