@@ -21,7 +21,8 @@ public func rematerialise<M: Module>(
     let output = try body(saved, input)
     if output.isTracked {
         throw RingZooError(
-            .internalFailure, "rematerialise: the body uses a tensor that needs a gradient but is not one of its arguments",
+            .internalFailure,
+            "rematerialise: the body captures a tensor that needs a gradient",
             tried: ["pass it as a parameter of the module or as x, or use .detached if that is meant"])
     }
     return Tensor.record("rematerialise", inputs: inputs, output: output.detached) { gradient in
