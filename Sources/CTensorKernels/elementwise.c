@@ -2,13 +2,13 @@
 
 // MARK: scalar definitions, once for float and once for double
 
-#define DEFINE_SCALARS(T, S, EXP, F)                                                                                        \
+#define DEFINE_SCALARS(T, S, EXP, SQRT, F)                                                                                  \
     RZ_INLINE T neg_##S(T x) { return -x; }                                                                                \
     RZ_INLINE T abs_##S(T x) { return F(fabs)(x); }                                                                        \
     RZ_INLINE T sign_##S(T x) { return x != x ? x : (T)((x > 0) - (x < 0)); }                                              \
     RZ_INLINE T square_##S(T x) { return x * x; }                                                                          \
-    RZ_INLINE T sqrt_##S(T x) { return F(sqrt)(x); }                                                                       \
-    RZ_INLINE T rsqrt_##S(T x) { return 1 / F(sqrt)(x); }                                                                  \
+    RZ_INLINE T sqrt_##S(T x) { return SQRT(x); }                                                                          \
+    RZ_INLINE T rsqrt_##S(T x) { return 1 / SQRT(x); }                                                                     \
     RZ_INLINE T reciprocal_##S(T x) { return 1 / x; }                                                                      \
     RZ_INLINE T exp_##S(T x) { return EXP(x); }                                                                            \
     RZ_INLINE T log_##S(T x) { return F(log)(x); }                                                                         \
@@ -22,7 +22,7 @@
     RZ_INLINE T gelu_##S(T x) { return (T)0.5 * x * (1 + F(erf)(x * (T)0.70710678118654752440)); }                         \
     RZ_INLINE T gelu_tanh_##S(T x) {                                                                                       \
         T u = (T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x);                                                   \
-        return (T)0.5 * x * (1 + F(tanh)(u));                                                                              \
+        return x / (1 + EXP(-2 * u)); /* (1 + tanh u) / 2 is the sigmoid of 2 u, and an exponential vectorises */          \
     }                                                                                                                      \
     RZ_INLINE T relu_##S(T x) { return x < 0 ? 0 : x; } /* NaN stays NaN */                                                \
     RZ_INLINE T add_##S(T a, T b) { return a + b; }                                                                        \
@@ -42,13 +42,13 @@
     }                                                                                                                      \
     RZ_INLINE T gelu_tanh_pullback_##S(T x, T g) {                                                                         \
         T u = (T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x);                                                   \
-        T t = F(tanh)(u), du = (T)0.79788456080286535588 * (1 + 3 * (T)0.044715 * x * x);                                  \
+        T t = 2 / (1 + EXP(-2 * u)) - 1, du = (T)0.79788456080286535588 * (1 + 3 * (T)0.044715 * x * x);                                  \
         return g * ((T)0.5 * (1 + t) + (T)0.5 * x * (1 - t * t) * du);                                                     \
     }
 #define FLOAT_NAME(name) name##f
 #define DOUBLE_NAME(name) name
-DEFINE_SCALARS(float, f32, rz_expf, FLOAT_NAME)
-DEFINE_SCALARS(double, f64, exp, DOUBLE_NAME)
+DEFINE_SCALARS(float, f32, rz_expf, rz_sqrtf, FLOAT_NAME)
+DEFINE_SCALARS(double, f64, exp, rz_sqrt, DOUBLE_NAME)
 
 #define DEFINE_INTEGER_SCALARS(T, U, S)                                                                                    \
     RZ_INLINE T neg_##S(T x) { return (T)(0 - (U)x); }                                                                     \

@@ -20,8 +20,8 @@
             w[i] -= rate * gi;                                                                                             \
         }                                                                                                                  \
     }
-DEFINE_OPTIMIZERS(float, f32, sqrtf)
-DEFINE_OPTIMIZERS(double, f64, sqrt)
+DEFINE_OPTIMIZERS(float, f32, rz_sqrtf)
+DEFINE_OPTIMIZERS(double, f64, rz_sqrt)
 
 void rz_adamw(int dtype, int64_t n, void *w, const void *g, void *m, void *v, double rate, double beta1, double beta2,
               double epsilon, double decay, double correction1, double correction2, double gradient_scale) {
