@@ -41,7 +41,7 @@ public struct HuggingFaceLlama: WeightExchange {
             stored.remove(at: head)
         }
         let wanted = configuration.parameterShapes.map { name, shape in
-            TensorInfo(name: names.theirs(modelWeightPrefix + name)!, shape: shape, dtype: .float32)
+            TensorInfo(name: names.theirs(CheckpointText.weights + name)!, shape: shape, dtype: .float32)
         }
         let differences = weightDifferences(wanted: wanted, stored: stored)
         if !differences.isEmpty {
@@ -73,10 +73,10 @@ public struct HuggingFaceLlama: WeightExchange {
         try section.finish()
         let names = try Self.names()
         let wanted = configuration.parameterShapes.map { name, shape in
-            TensorInfo(name: modelWeightPrefix + name, shape: shape, dtype: .float32)
+            TensorInfo(name: CheckpointText.weights + name, shape: shape, dtype: .float32)
         }
         var stored: [String: TensorSource] = [:]
-        for source in tensors.sources() where source.info.name.hasPrefix(modelWeightPrefix) {
+        for source in tensors.sources() where source.info.name.hasPrefix(CheckpointText.weights) {
             stored[source.info.name] = source
         }
         let differences = weightDifferences(

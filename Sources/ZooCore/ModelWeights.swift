@@ -2,27 +2,24 @@ import CheckpointCore
 import NeuralCore
 import TensorCore
 
-/// What precedes the names of a model's parameters in checkpoints and in what `WeightExchange` reads and writes.
-public let modelWeightPrefix = "model."
-
-/// Every parameter of a model as something to save, named `prefix` and its name, in its own element type.
-///
-/// The sources keep the tensors alive: a model that is trained on while they are read is copied first, so what is written is
-/// the model as it was.
-public func modelSources(_ model: some Module, prefix: String = modelWeightPrefix) -> [TensorSource] {
-    model.parameters.map { name, tensor in
-        let tensor = tensor.detached
-        let info = TensorInfo(name: prefix + name, shape: tensor.shape, dtype: tensor.dtype)
-        return TensorSource(info) { sink in try tensor.withBytes { try sink($0) } }
-    }
-}
-
 extension Module {
+    /// Every parameter as something to save, named `prefix` and its name, in its own element type.
+    ///
+    /// The sources keep the tensors alive: a model that is trained on before they are read is copied first, so what is
+    /// written is the model as it was.
+    public func weightSources(prefix: String = CheckpointText.weights) -> [TensorSource] {
+        parameters.map { name, tensor in
+            let tensor = tensor.detached
+            let info = TensorInfo(name: prefix + name, shape: tensor.shape, dtype: tensor.dtype)
+            return TensorSource(info) { sink in try tensor.withBytes { try sink($0) } }
+        }
+    }
+
     /// Overwrites every parameter, in place, with the stored tensor named `prefix` and its name; see `loadWeights(from sources:)`.
     ///
     /// Stored tensors without the prefix (an optimizer's) are not looked at.
     public mutating func loadWeights(
-        from stored: any TensorCollection, prefix: String = modelWeightPrefix
+        from stored: any TensorCollection, prefix: String = CheckpointText.weights
     ) throws {
         try loadWeights(from: stored.sources(), prefix: prefix)
     }
@@ -35,7 +32,7 @@ extension Module {
     /// - Throws: `.config` listing the first tensors that differ, with both shapes, where this is another model; what reading
     ///   throws.
     public mutating func loadWeights(
-        from sources: [TensorSource], prefix: String = modelWeightPrefix
+        from sources: [TensorSource], prefix: String = CheckpointText.weights
     ) throws {
         var stored: [String: TensorSource] = [:]
         for source in sources where source.info.name.hasPrefix(prefix) {

@@ -1,0 +1,145 @@
+import AttentionCore
+import DataCore
+import DistributedCore
+import NeuralCore
+import TensorCore
+
+/// Trains a language model on one rank; every rank runs the same trainer over the same batches and holds the same weights.
+///
+/// The sequence is cut over the ranks: each computes the loss of the tokens it holds (attention reaches the others through the
+/// backend), and gradients are summed over the ranks in their order, so that all take the same step to the bit.
+public struct Trainer<Model: LanguageModel>: Sendable {
+    public private(set) var model: Model
+    public private(set) var optimizer: any Optimizer
+    public private(set) var loader: DataLoader
+    /// Updates that have been decided so far, skipped ones included.
+    public private(set) var step = 0
+    /// Updates skipped because something was not finite.
+    public private(set) var skipped = 0
+    public let plan: TrainingPlan
+    public let communicator: any Communicator
+    private let attention: any AttentionBackend
+    private let device: any Device
+
+    public init(
+        _ model: consuming Model, optimizer: any Optimizer, loader: DataLoader, plan: TrainingPlan,
+        attention: any AttentionBackend, communicator: any Communicator
+    ) {
+        self.model = model
+        self.optimizer = optimizer
+        self.loader = loader
+        self.plan = plan
+        self.attention = attention
+        self.communicator = communicator
+        device = communicator.device
+    }
+
+    /// What one step did.
+    public struct Report: Sendable, Codable, Hashable {
+        /// Counted from 1.
+        public var step: Int
+        /// Mean loss per target before the update, natural logarithm.
+        public var loss: Double
+        /// Global norm of the mean gradient, before clipping.
+        public var gradientNorm: Double
+        public var rate: Double
+        /// Targets the loss is the mean of.
+        public var targets: Int
+        /// Tokens read, over all ranks.
+        public var tokens: Int
+        /// True where something was not finite and nothing was changed.
+        public var skipped: Bool
+    }
+
+    /// One update.
+    /// - Throws: a device's or a peer's failure, and with `.stop` a loss or gradient that is not finite, naming the step.
+    public mutating func takeStep() throws -> Report {
+        var accumulation = GradientAccumulation<Model>()
+        var (lossSum, targets, tokens) = (0.0, 0, 0)
+        for _ in 0..<plan.accumulate {
+            let batch = loader.next()
+            targets += batch.targetCount
+            tokens += batch.tokens.count
+            let shard = BatchShard(batch, layout: plan.layout, communicator: communicator, on: device)
+            let context = shard.context(attention, plan.precision, plan.memory)
+            let (loss, gradient) = try valueAndGradient(at: model) { model in
+                try model.loss(shard.tokens, targets: shard.targets, context)
+            }
+            lossSum += loss.item
+            accumulation.add(consume gradient)
+        }
+        guard var gradient = accumulation.take() else { fatalError("Trainer: nothing was accumulated") }
+        if communicator.size > 1 {
+            lossSum = try communicator.allReduce(lossSum)
+            try gradient.forEachParameter { _, leaf in
+                leaf = try communicator.allReduce(leaf)
+                leaf.storage.reclassify(as: .gradients)
+            }
+        }
+        let count = Double(max(1, targets))
+        let (loss, norm) = (lossSum / count, gradient.globalNorm / count)
+        let rate = plan.schedule.rate(at: step)
+        step += 1
+        var report = Report(
+            step: step, loss: loss, gradientNorm: norm, rate: rate, targets: targets, tokens: tokens, skipped: false)
+        // Every rank has the same sums, so all decide alike.
+        if !loss.isFinite || !norm.isFinite {
+            if plan.onNonFinite == .stop {
+                throw RingZooError(
+                    .failed, "step \(step): the \(loss.isFinite ? "gradient" : "loss") is not finite (loss \(loss))",
+                    tried: [
+                        "the last checkpoint is from before; lower optimizer.rate, check the data,"
+                            + " or set run.onNonFinite: skip"
+                    ])
+            }
+            skipped += 1
+            report.skipped = true
+            return report
+        }
+        optimizer.update(
+            &model, gradient: consume gradient, rate: rate,
+            gradientScale: clippingScale(norm: norm, limit: plan.clip) / count)
+        try device.ledger.checkFailure()
+        return report
+    }
+
+    /// Mean loss per target over validation batches, the same on every rank.
+    public func evaluate(_ batches: some Sequence<Batch>) throws -> (loss: Double, targets: Int) {
+        var (lossSum, targets) = (0.0, 0)
+        for batch in batches {
+            let shard = BatchShard(batch, layout: plan.layout, communicator: communicator, on: device)
+            let context = shard.context(attention, plan.precision, plan.memory)
+            lossSum += try model.loss(shard.tokens, targets: shard.targets, context).item
+            targets += batch.targetCount
+        }
+        return (try communicator.allReduce(lossSum) / Double(max(1, targets)), targets)
+    }
+}
+
+// MARK: Saving and going on
+
+extension Trainer {
+    /// Everything besides tensors that decides how the run goes on. Random numbers derive from seed and step, so these are the random
+    /// state too.
+    public struct State: Sendable, Codable, Hashable {
+        public var step: Int
+        public var skipped: Int
+        public var optimizerStep: Int
+        public var position: DataLoader.Position
+    }
+
+    public var state: State {
+        State(step: step, skipped: skipped, optimizerStep: optimizer.step, position: loader.position)
+    }
+
+    /// Goes on from a saved state. The weights must be there already (`loadWeights`).
+    public mutating func restore(_ state: State, optimizerState: [String: Tensor]) throws {
+        try optimizer.restore(step: state.optimizerStep, state: optimizerState)
+        step = state.step
+        skipped = state.skipped
+        loader.position = state.position
+    }
+
+    /// Lets `body` overwrite the weights.
+    public mutating func loadWeights(_ body: (inout Model) throws -> Void) rethrows { try body(&model) }
+}

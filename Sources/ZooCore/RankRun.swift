@@ -1,0 +1,152 @@
+import CheckpointCore
+import DistributedCore
+import Foundation
+import NeuralCore
+import TensorCore
+import TrainingCore
+
+/// The loop of one rank: steps, evaluations, checkpoints. Rank 0 also writes and reports.
+struct RankRun {
+    let run: TrainingRun
+    let folder: CheckpointDirectory
+    let stop: StopRequest
+    let observe: @Sendable (TrainingEvent) throws -> Void
+    let communicator: any Communicator
+
+    private var isFirst: Bool { communicator.rank == 0 }
+
+    func train<Model: LanguageModel>(
+        _ model: consuming Model, resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
+    ) throws -> TrainingSummary {
+        let begin = Date()
+        let device = communicator.device
+        let optimizer = try run.optimizer(for: copy model)
+        var trainer = Trainer(
+            model, optimizer: optimizer, loader: run.dataset.makeLoader(rowsPerBatch: run.config.data.batch),
+            plan: run.plan, attention: try run.attention.make(over: communicator), communicator: communicator)
+        if let reader { try restore(&trainer, from: reader) }
+        var summary = TrainingSummary(
+            step: trainer.step, complete: false, interrupted: false, lastLoss: nil, validationLoss: nil,
+            checkpoint: reader?.path ?? "", seconds: 0)
+        let metrics = isFirst ? try openRun(trainer.step, reader, damaged) : nil
+
+        while trainer.step < run.plan.lastStep && !summary.interrupted {
+            let started = Date()
+            let report = try trainer.takeStep()
+            // Ranks agree on stopping, and rank 0 learns what each holds.
+            let states = try communicator.allGather(
+                Message([], integers: [stop.isMade ? 1 : 0, device.ledger.peak(), stateBytes(device)]))
+            summary.interrupted = states.contains { $0.integers[0] == 1 }
+            summary.step = trainer.step
+            summary.lastLoss = report.loss
+            let seconds = Date().timeIntervalSince(started)
+            let measure = StepMeasure(
+                report: TrainingReport(report), seconds: seconds, tokensPerSecond: Double(report.tokens) / seconds,
+                peakBytes: states.map { $0.integers[1] }, stateBytes: states.map { $0.integers[2] },
+                lastStep: run.plan.lastStep)
+            try metrics?.append(measure.json)
+            if isFirst { try observe(.stepped(measure)) }
+
+            let isLast = trainer.step == run.plan.lastStep || summary.interrupted
+            if isDue(run.plan.evaluateEvery, trainer.step) || (isLast && !summary.interrupted && run.plan.evaluateEvery != nil) {
+                summary.validationLoss = try evaluate(trainer, metrics)
+            }
+            if isDue(run.plan.checkpointEvery, trainer.step) || isLast {
+                summary.checkpoint = folder.path(ofStep: trainer.step)
+                if isFirst { try save(trainer) }
+            }
+        }
+        summary.complete = trainer.step >= run.plan.steps
+        summary.seconds = Date().timeIntervalSince(begin)
+        if isFirst { try observe(.finished(summary)) }
+        return summary
+    }
+
+    private func isDue(_ every: Int?, _ step: Int) -> Bool { every.map { step % $0 == 0 } ?? false }
+
+    private func stateBytes(_ device: any Device) -> Int {
+        device.ledger.peak(.parameters) + device.ledger.peak(.gradients) + device.ledger.peak(.optimizer)
+    }
+
+    /// The run's directory: the resolved config and the metrics.
+    private func openRun(
+        _ step: Int, _ reader: CheckpointReader?, _ damaged: [CheckpointDirectory.Damaged]
+    ) throws -> MetricsFile {
+        let directory = run.config.run.directory
+        do {
+            try run.config.yaml.write(toFile: directory + "/config.yaml", atomically: true, encoding: .utf8)
+        } catch {
+            throw RingZooError(.inputOutput, "cannot write \(directory)/config.yaml", underlying: error)
+        }
+        let passedOver = damaged.map { "passed over \($0.path): \($0.error.message)" }
+        try observe(.started(notes: run.notes + passedOver))
+        if let reader { try observe(.resumed(step: step, path: reader.path)) }
+        return try MetricsFile(directory + "/metrics.jsonl", goingOnFrom: step)
+    }
+
+    private func evaluate<Model: LanguageModel>(_ trainer: Trainer<Model>, _ metrics: MetricsFile?) throws -> Double? {
+        let batches = run.dataset.evaluationBatches(
+            rowsPerBatch: run.config.data.batch, limit: run.plan.evaluationBatches)
+        let (loss, targets) = try trainer.evaluate(batches)
+        if targets == 0 { return nil }
+        try metrics?.append(["step": trainer.step, "validationLoss": loss, "validationTargets": targets])
+        if isFirst { try observe(.evaluated(step: trainer.step, loss: loss, targets: targets)) }
+        return loss
+    }
+
+    private func save<Model: LanguageModel>(_ trainer: Trainer<Model>) throws {
+        let state = trainer.optimizer.state.map { name, tensor in
+            TensorSource(
+                TensorInfo(name: CheckpointText.optimizer + name, shape: tensor.shape, dtype: tensor.dtype)
+            ) { sink in try tensor.withBytes { try sink($0) } }
+        }
+        let threads = (communicator.device as? CPUDevice)?.pool.workers ?? 1
+        let path = try folder.save(
+            step: trainer.step, tensors: trainer.model.weightSources(prefix: CheckpointText.weights) + state,
+            metadata: try run.checkpointTexts(trainer.state, threads: threads))
+        try observe(.saved(step: trainer.step, path: path))
+    }
+
+    private func restore<Model: LanguageModel>(_ trainer: inout Trainer<Model>, from reader: CheckpointReader) throws {
+        guard let text = reader.metadata[CheckpointText.training],
+            let state = try? JSONDecoder().decode(Trainer<Model>.State.self, from: Data(text.utf8))
+        else {
+            throw RingZooError(
+                .corruptInput, "\(reader.path) has no state of a training run",
+                tried: ["model: { from: \(reader.path) } starts a new run from its weights"])
+        }
+        var saved: [String: Tensor] = [:]
+        for info in reader.tensors where info.name.hasPrefix(CheckpointText.optimizer) {
+            let name = String(info.name.dropFirst(CheckpointText.optimizer.count))
+            saved[name] = try reader.bytes(of: info.name).withUnsafeBytes {
+                Tensor(bytes: $0, info.shape, info.dtype, on: communicator.device, kind: .optimizer)
+            }
+        }
+        try trainer.restore(state, optimizerState: saved)
+    }
+}
+
+/// A trainer's report, free of the model's type.
+public struct TrainingReport: Sendable, Codable {
+    public var step: Int
+    public var loss, gradientNorm, rate: Double
+    public var targets, tokens: Int
+    public var skipped: Bool
+
+    init<Model>(_ report: Trainer<Model>.Report) {
+        (step, loss, gradientNorm) = (report.step, report.loss, report.gradientNorm)
+        (rate, targets, tokens, skipped) = (report.rate, report.targets, report.tokens, report.skipped)
+    }
+}
+
+extension StepMeasure {
+    /// The line of `metrics.jsonl`. A number that is not finite is written as null: JSON has no other word for it.
+    var json: [String: Any] {
+        func number(_ value: Double) -> Any { value.isFinite ? value : NSNull() }
+        return [
+            "step": report.step, "loss": number(report.loss), "gradientNorm": number(report.gradientNorm),
+            "rate": report.rate, "targets": report.targets, "tokens": report.tokens, "skipped": report.skipped,
+            "seconds": seconds, "tokensPerSecond": tokensPerSecond, "peakBytes": peakBytes, "stateBytes": stateBytes,
+        ]
+    }
+}

@@ -1,0 +1,212 @@
+import AttentionCore
+import CheckpointCore
+import DataCore
+import DistributedCore
+import Foundation
+import NeuralCore
+import TensorCore
+import TrainingCore
+
+/// A training or fine-tuning run from a config: everything that can be wrong before the first step is found while it is made.
+public struct TrainingRun: Sendable {
+    public let config: RunConfig
+    public let blueprint: any ModelBlueprint
+    public let family: any ModelFamily
+    public let tokenizer: any Tokenizer
+    public let dataset: Dataset
+    public let attention: AttentionChoice
+    public let plan: TrainingPlan
+    /// What was decided for the user, one line each.
+    public let notes: [String]
+    private let start: StoredModel?
+    private let zoo: Zoo
+    private let threads: Int?
+
+    /// - Parameter threads: worker threads over all ranks; nil for one per core.
+    /// - Throws: `.config`, `.missingInput`, `.corruptInput`, naming what is at fault.
+    public init(_ config: RunConfig, in zoo: Zoo, threads: Int? = nil) throws {
+        self.zoo = zoo
+        self.threads = threads
+        let start = try config.model.from.map { try StoredModel($0, in: zoo) }
+        self.start = start
+        if let start {
+            family = start.family
+            if let name = config.model.name, name != start.family.name {
+                throw RingZooError(
+                    .config,
+                    "\(Self.prefix(config, "model.name"))model.name is '\(name)', but \(config.model.from!) holds a '\(start.family.name)'",
+                    tried: ["leave model.name out: the checkpoint says it"])
+            }
+            if let preset = config.model.preset {
+                throw RingZooError(
+                    .config, "\(Self.prefix(config, "model.preset"))model.preset is '\(preset)', but model.from is a checkpoint",
+                    tried: ["leave model.preset out: the checkpoint has its own sizes"])
+            }
+            blueprint = try start.family.blueprint(
+                preset: nil, fields: config.model.fields.over(start.blueprint.fields))
+        } else {
+            family = try zoo.models.entry(config.model.name ?? "", at: config.place(of: "model.name"))
+            blueprint = try family.blueprint(preset: config.model.preset, fields: config.model.fields)
+        }
+
+        if let stored = start?.tokenizer, config.place(of: "data.tokenizer") == nil {
+            tokenizer = stored
+        } else {
+            let (name, path) = config.data.tokenizerNameAndPath
+            tokenizer = try zoo.tokenizers.entry(name, at: config.place(of: "data.tokenizer")).make(path)
+        }
+        try tokenizer.requireFit(modelVocabularyCount: blueprint.vocabularySize)
+
+        let context: Int
+        switch config.data.context {
+        case .auto: context = blueprint.context
+        case .count(let count): context = count
+        }
+        let options = DatasetOptions(
+            context: context, validation: config.data.validation, packing: config.data.packing,
+            resetPositions: config.data.resetPositions, seed: config.run.seed)
+        dataset = try zoo.datasets.entry(config.data.kind, at: config.place(of: "data.kind")).open(
+            config.data.paths, tokenizer, options)
+
+        attention = try AttentionChoice(
+            backend: config.attention.backend, local: config.attention.local, ranks: config.parallel.sequence, in: zoo,
+            place: config.place)
+        plan = try Self.plan(config)
+        _ = try zoo.optimizers.entry(config.optimizer.name, at: config.place(of: "optimizer.name"))
+        self.config = config
+        let ranks = config.parallel.sequence
+        notes =
+            attention.notes + [
+                "model: \(family.name), \(grouped(blueprint.parameterCount)) parameters"
+                    + (config.model.from.map { ", weights from \($0)" } ?? ""),
+                "data: \(grouped(dataset.trainingTokenCount)) training and \(grouped(dataset.evaluationTokenCount)) validation tokens (\(tokenizer.name))",
+                "attention: \(attention.description), \(ranks) rank\(ranks == 1 ? "" : "s"), layout \(plan.layout.rawValue), context \(context), batch \(config.data.batch)"
+                    + (config.data.accumulate > 1 ? " x \(config.data.accumulate)" : ""),
+            ]
+    }
+
+    private static func prefix(_ config: RunConfig, _ key: String) -> String {
+        config.place(of: key).map { "\($0): " } ?? ""
+    }
+
+    private static func plan(_ config: RunConfig) throws -> TrainingPlan {
+        let optimizer = config.optimizer
+        guard let decay = Schedule.Decay(rawValue: optimizer.schedule) else {
+            throw RingZooError(
+                .config,
+                "\(prefix(config, "optimizer.schedule"))no schedule \"\(optimizer.schedule)\"",
+                tried: ["schedules: \(Schedule.Decay.allCases.map(\.rawValue).joined(separator: ", "))"])
+        }
+        let schedule = try Schedule(
+            decay, rate: optimizer.rate, finalRate: optimizer.rate * optimizer.finalRate,
+            warmup: optimizer.warmup.steps(of: config.run.steps), steps: config.run.steps)
+        var plan = TrainingPlan(steps: config.run.steps, schedule: schedule)
+        plan.stopAfter = config.run.stopAfter
+        plan.accumulate = config.data.accumulate
+        plan.clip = optimizer.clip
+        plan.evaluateEvery = config.run.evaluateEvery
+        plan.checkpointEvery = config.run.checkpointEvery
+        plan.onNonFinite = config.run.onNonFinite == .stop ? .stop : .skip
+        switch config.attention.layout {
+        case .auto, .zigzag: plan.layout = .zigzag
+        case .contiguous: plan.layout = .contiguous
+        case .striped: plan.layout = .striped
+        }
+        plan.precision = config.precision == .bf16 ? .bfloat16 : .float32
+        func chunk(_ value: CountOrAuto) -> ChunkSize {
+            switch value {
+            case .auto: .auto
+            case .count(let count): .tokens(count)
+            }
+        }
+        plan.memory.rematerialiseBlocks = config.memory.rematerialise == .block
+        plan.memory.feedForwardChunk = chunk(config.memory.feedForwardChunk)
+        plan.memory.lossChunk = chunk(config.memory.lossChunk)
+        return plan
+    }
+
+    public var checkpointFolder: String { config.run.directory + "/checkpoints" }
+
+    /// Trains. Events come from rank 0's thread.
+    ///
+    /// - Parameters:
+    ///   - resume: go on from the newest whole checkpoint of the run's directory; without one, start.
+    ///   - stop: asked for between steps; the run then saves and ends.
+    /// - Throws: the first error that a rank met; every rank ends with it.
+    public func train(
+        resume: Bool, stop: StopRequest = StopRequest(), _ observe: @escaping @Sendable (TrainingEvent) throws -> Void
+    ) throws -> TrainingSummary {
+        let folder = try CheckpointDirectory(checkpointFolder, keep: config.run.keep)
+        let existing = try folder.steps()
+        if !resume, let newest = existing.last {
+            throw RingZooError(
+                .config, "\(config.run.directory) already holds a run (checkpoint of step \(newest))",
+                tried: ["--resume goes on with it", "another run.directory starts a new one"])
+        }
+        let found = try folder.newest()
+        let summaries = try InProcessRanks.run(
+            config.parallel.sequence, threads: threads, deadline: config.parallel.deadline
+        ) { communicator, device -> TrainingSummary in
+            device.ledger.budget = config.memory.budget
+            let model =
+                if let reader = found.reader {
+                    try loaded(from: reader, on: device)
+                } else if let start {
+                    try loaded(from: start.reader, on: device)
+                } else {
+                    try blueprint.make(seed: config.run.seed, on: device)
+                }
+            let rank = RankRun(run: self, folder: folder, stop: stop, observe: observe, communicator: communicator)
+            return try rank.train(model, resumingFrom: found.reader, damaged: found.damaged)
+        }
+        return summaries[0]
+    }
+
+    private func loaded(from reader: CheckpointReader, on device: any Device) throws -> any LanguageModel {
+        var model = try blueprint.make(seed: nil, on: device)
+        try model.loadWeights(from: reader, prefix: CheckpointText.weights)
+        return model
+    }
+
+    func optimizer(for model: any LanguageModel) throws -> any Optimizer {
+        try zoo.optimizers.entry(config.optimizer.name).make(config.optimizer, model)
+    }
+
+    /// The texts that go into each checkpoint.
+    func checkpointTexts(_ state: some Encodable, threads: Int) throws -> [String: String] {
+        func json(_ value: some Encodable) throws -> String {
+            let encoder = JSONEncoder()
+            encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+            return String(decoding: try encoder.encode(value), as: UTF8.self)
+        }
+        return [
+            CheckpointText.model: StoredModel.modelText(family, blueprint),
+            CheckpointText.config: config.yaml,
+            CheckpointText.tokenizer: try json(tokenizer.form),
+            CheckpointText.training: try json(state),
+            CheckpointText.environment: try json(
+                RunEnvironment(
+                    ranks: config.parallel.sequence, threadsPerRank: threads, attention: attention.description,
+                    products: CPUDevice.productKernels)),
+        ]
+    }
+}
+
+/// What a bit-exact resume depends on besides the checkpoint itself.
+struct RunEnvironment: Codable, Hashable {
+    var ranks: Int
+    var threadsPerRank: Int
+    var attention: String
+    /// OpenBLAS's kernel set.
+    var products: String
+}
+
+/// 1234567 -> "1,234,567"
+func grouped(_ number: Int) -> String {
+    var text = ""
+    for (i, digit) in String(number).reversed().enumerated() {
+        if i > 0 && i % 3 == 0 && digit != "-" { text.append(",") }
+        text.append(digit)
+    }
+    return String(text.reversed())
+}
