@@ -92,7 +92,7 @@ let package = Package(
         tests(of: "CPUAttention", ["ConformanceKit"]),
         tests(of: "BLASAttention", ["ConformanceKit"]),
         tests(of: "RingAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
-        tests(of: "Llama", ["ConformanceKit", "ZooStandard"]),
+        tests(of: "Llama", ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TrainingCore"]),
         tests(of: "ringzoo", ["ZooStandard"]),
     ],
     swiftLanguageModes: [.v6]

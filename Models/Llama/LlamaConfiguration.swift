@@ -26,7 +26,8 @@ public struct LlamaConfiguration: Sendable, Hashable {
     public var context: Int
 
     public init(
-        width: Int, layers: Int, heads: Int, keyHeads: Int? = nil, headSize: Int? = nil, feedForward: Int, vocabulary: Int,
+        width: Int, layers: Int, heads: Int, keyHeads: Int? = nil, headSize: Int? = nil, feedForward: Int,
+        vocabulary: Int,
         tied: Bool = false, normEpsilon: Double = 1e-5, ropeBase: Double = 10_000, ropeScaling: RotaryScaling = .none,
         context: Int = 2048
     ) {
@@ -49,64 +50,51 @@ public struct LlamaConfiguration: Sendable, Hashable {
         func refuse(_ message: String, _ remedy: String) -> RingZooError {
             RingZooError(.config, "llama: \(message)", tried: [remedy])
         }
-        for (name, value) in [
-            ("width", width), ("layers", layers), ("heads", heads), ("keyHeads", keyHeads), ("headSize", headSize),
-            ("feedForward", feedForward), ("vocabulary", vocabulary), ("context", context),
-        ] where value < 1 {
-            throw refuse("\(name) is \(value)", "at least 1 would work")
+        // The limits are far above any model, and keep every product of sizes inside 64 bits; token ids are int32.
+        for (name, value, limit) in [
+            ("width", width, 1 << 20), ("layers", layers, 1 << 14), ("heads", heads, 1 << 20),
+            ("keyHeads", keyHeads, 1 << 20), ("headSize", headSize, 1 << 20), ("feedForward", feedForward, 1 << 20),
+            ("vocabulary", vocabulary, 1 << 31), ("context", context, 1 << 40),
+        ] where value < 1 || value > limit {
+            throw refuse("\(name) is \(value)", "1 to \(limit) would work")
+        }
+        if heads * headSize > 1 << 20 {
+            throw refuse("\(heads) heads of size \(headSize) are too wide", "heads times headSize up to \(1 << 20)")
         }
         if heads % keyHeads != 0 {
             throw refuse("\(heads) heads are not a multiple of \(keyHeads) keyHeads", "keyHeads that divide heads")
         }
-        if headSize % 2 != 0 { throw refuse("headSize \(headSize) is odd", "an even head size: rotary turns pairs") }
-    }
-
-    /// The number of trained values, without making the model.
-    public var parameterCount: Int {
-        let attention = 2 * width * heads * headSize + 2 * width * keyHeads * headSize
-        let block = attention + 3 * width * feedForward + 2 * width
-        return (tied ? 1 : 2) * vocabulary * width + layers * block + width
+        if !(normEpsilon.isFinite && normEpsilon > 0) {
+            throw refuse("normEpsilon is \(normEpsilon)", "a small number above 0, usually 1e-5")
+        }
+        // Rotary turns pairs, and knows what its own numbers may be.
+        _ = try RotaryEmbedding(headSize: headSize, base: ropeBase, scaling: ropeScaling)
     }
 }
 
-// MARK: Presets
+// MARK: Parameters, without making the model
 
 extension LlamaConfiguration {
-    /// Sizes by name; the model card says where they are published.
-    public static let presets: [(name: String, configuration: LlamaConfiguration)] = [
-        ("debug", .init(width: 64, layers: 2, heads: 4, keyHeads: 2, feedForward: 192, vocabulary: 256, context: 256)),
-        ("byte-25m", .init(width: 512, layers: 8, heads: 8, feedForward: 1376, vocabulary: 256, context: 4096)),
-        ("tiny-24m", .init(width: 288, layers: 6, heads: 6, feedForward: 768, vocabulary: 32_000, context: 256)),
-        (
-            "110m",
-            .init(width: 768, layers: 12, heads: 12, feedForward: 2048, vocabulary: 32_000, tied: true, context: 1024)
-        ),
-        (
-            "1b",
-            .init(
-                width: 2048, layers: 16, heads: 32, keyHeads: 8, feedForward: 8192, vocabulary: 128_256, tied: true,
-                ropeBase: 500_000, ropeScaling: .llama3(.init(factor: 32)), context: 131_072)
-        ),
-        (
-            "3b",
-            .init(
-                width: 3072, layers: 28, heads: 24, keyHeads: 8, feedForward: 8192, vocabulary: 128_256, tied: true,
-                ropeBase: 500_000, ropeScaling: .llama3(.init(factor: 32)), context: 131_072)
-        ),
-        ("7b", .init(width: 4096, layers: 32, heads: 32, feedForward: 11_008, vocabulary: 32_000, normEpsilon: 1e-6)),
-        ("13b", .init(width: 5120, layers: 40, heads: 40, feedForward: 13_824, vocabulary: 32_000, normEpsilon: 1e-6)),
-        ("30b", .init(width: 6656, layers: 60, heads: 52, feedForward: 17_920, vocabulary: 32_000, normEpsilon: 1e-6)),
-        ("65b", .init(width: 8192, layers: 80, heads: 64, feedForward: 22_016, vocabulary: 32_000)),
-        (
-            "llama2-70b",
-            .init(
-                width: 8192, layers: 80, heads: 64, keyHeads: 8, feedForward: 28_672, vocabulary: 32_000, context: 4096)
-        ),
-        (
-            "llama3-8b",
-            .init(
-                width: 4096, layers: 32, heads: 32, keyHeads: 8, feedForward: 14_336, vocabulary: 128_256,
-                ropeBase: 500_000, context: 8192)
-        ),
-    ]
+    /// Name and shape of every parameter, in the order of `Llama.visit`.
+    public var parameterShapes: [(name: String, shape: [Int])] {
+        var shapes = [("embedding.weight", [vocabulary, width])]
+        for layer in 0..<layers {
+            shapes += [
+                ("attention_norm.weight", [width]),
+                ("attention.q_proj.weight", [heads * headSize, width]),
+                ("attention.k_proj.weight", [keyHeads * headSize, width]),
+                ("attention.v_proj.weight", [keyHeads * headSize, width]),
+                ("attention.o_proj.weight", [width, heads * headSize]),
+                ("feed_forward_norm.weight", [width]),
+                ("feed_forward.gate_proj.weight", [feedForward, width]),
+                ("feed_forward.up_proj.weight", [feedForward, width]),
+                ("feed_forward.down_proj.weight", [width, feedForward]),
+            ].map { ("layers.\(layer).\($0)", $1) }
+        }
+        shapes.append(("norm.weight", [width]))
+        return tied ? shapes : shapes + [("head.weight", [vocabulary, width])]
+    }
+
+    /// The number of trained values.
+    public var parameterCount: Int { parameterShapes.reduce(0) { $0 + $1.shape.reduce(1, *) } }
 }
