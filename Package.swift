@@ -54,7 +54,11 @@ let package = Package(
         .target(
             name: "CVersion", path: "Sources/CVersion",
             cSettings: Context.gitInformation.map { git in
-                [.define("RINGZOO_COMMIT", to: "\"\(git.currentCommit.prefix(12))\(git.hasUncommittedChanges ? "+" : "")\"")]
+                [
+                    .define(
+                        "RINGZOO_COMMIT",
+                        to: "\"\(git.currentCommit.prefix(12))\(git.hasUncommittedChanges ? "+" : "")\"")
+                ]
             } ?? []),
 
         // The core, from the bottom up.

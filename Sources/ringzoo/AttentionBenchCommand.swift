@@ -39,7 +39,9 @@ struct AttentionBenchCommand: ParsableCommand {
         let zoo = try ZooStandard.zoo()
         Terminal.note(Ringzoo.versionText)
         if !json {
-            print("backend   B   H Hkv       T    D  mask      dtype     forward s  GFLOP/s   fwd+bwd s  GFLOP/s     peak")
+            print(
+                "backend   B   H Hkv       T    D  mask      dtype     forward s  GFLOP/s   fwd+bwd s  GFLOP/s     peak"
+            )
         }
         for shape in shapes {
             let numbers = shape.split(separator: ",").compactMap { Int($0) }
@@ -50,7 +52,8 @@ struct AttentionBenchCommand: ParsableCommand {
             }
             for backend in backends.split(separator: ",").map(String.init) {
                 let isDistributed = try zoo.attention.entry(backend).isDistributed
-                let choice = try AttentionChoice(backend: backend, local: "auto", ranks: isDistributed ? ranks : 1, in: zoo)
+                let choice = try AttentionChoice(
+                    backend: backend, local: "auto", ranks: isDistributed ? ranks : 1, in: zoo)
                 let measure = try AttentionMeasurement(
                     choice, numbers, try mask.attentionMask(), type, ranks: isDistributed ? ranks : 1, layout, seconds)
                 print(json ? try measure.json(mask.name) : measure.row(mask.name))
@@ -72,7 +75,8 @@ struct AttentionMeasurement {
     let peakBytes: Int
 
     init(
-        _ choice: AttentionChoice, _ shape: [Int], _ mask: AttentionMask, _ dtype: DType, ranks: Int, _ layout: SequenceLayout,
+        _ choice: AttentionChoice, _ shape: [Int], _ mask: AttentionMask, _ dtype: DType, ranks: Int,
+        _ layout: SequenceLayout,
         _ seconds: Double
     ) throws {
         let threads = try Terminal.threads() ?? CPUDevice.defaultThreads
@@ -83,7 +87,8 @@ struct AttentionMeasurement {
             func tensor(_ key: UInt64, _ heads: Int) -> Tensor {
                 let wide: DType = dtype == .float64 ? .float64 : .float32
                 return Tensor.random(
-                    .normal, [B, heads, positions.count, D], wide, key: key &+ 100 &* UInt64(communicator.rank), on: device
+                    .normal, [B, heads, positions.count, D], wide, key: key &+ 100 &* UInt64(communicator.rank),
+                    on: device
                 ).cast(to: dtype)
             }
             let (q, k, v, dOut) = (tensor(1, H), tensor(2, Hkv), tensor(3, Hkv), tensor(4, H))
@@ -137,7 +142,8 @@ struct AttentionMeasurement {
     func json(_ mask: String) throws -> String {
         let object: [String: Any] = [
             "backend": backend, "batch": shape[0], "heads": shape[1], "kvHeads": shape[2], "tokens": shape[3],
-            "headSize": shape[4], "mask": mask, "dtype": dtype == .bfloat16 ? "bf16" : dtype.rawValue, "threads": threads,
+            "headSize": shape[4], "mask": mask, "dtype": dtype == .bfloat16 ? "bf16" : dtype.rawValue,
+            "threads": threads,
             "ranks": ranks, "kernelSet": "\(BlockwiseAttention.kernels)+\(CPUDevice.productKernels)",
             "forwardSeconds": forwardSeconds, "forwardBackwardSeconds": forwardBackwardSeconds,
             "forwardGFLOPS": forwardFLOPs / forwardSeconds / 1e9,
