@@ -84,6 +84,9 @@ let package = Package(
             name: "ringzoo", dependencies: ["ZooStandard", "BlockwiseAttention", "CVersion", argumentParser],
             path: "Sources/ringzoo"),
 
+        .executableTarget(
+            name: "context-law", dependencies: ["ZooStandard", argumentParser], path: "Benchmarks/ContextLaw"),
+
         tests(of: "TensorCore", ["ConformanceKit"]),
         tests(of: "AttentionCore", ["ConformanceKit"]),
         tests(of: "DistributedCore", ["ConformanceKit"]),

@@ -18,12 +18,13 @@ struct AttentionBenchCommand: ParsableCommand {
             """)
 
     @Option(help: "Backends, separated by commas.") var backends = "cpu,blas"
-    @Option(help: "B,H,Hkv,T,D; may be repeated.") var shapes: [String] = ["1,8,8,4096,128"]
+    @Option(parsing: .upToNextOption, help: "B,H,Hkv,T,D, one or more.") var shapes: [String] = ["1,8,8,4096,128"]
     @OptionGroup var mask: MaskOptions
     @Option(help: "float32, float64 or bf16.") var dtype = "float32"
     @Option(help: "In-process ranks, for a distributed backend.") var ranks = 1
     @Option(help: "Layout of the sequence over ranks.") var layout = SequenceLayout.zigzag
-    @Option(help: "Measure for at least this many seconds (and three runs) each.") var seconds = 1.0
+    @Option(help: "Measure for at least this many seconds each.") var seconds = 1.0
+    @Option(help: "Measure at least this many runs each, after one that is not counted.") var runs = 3
     @Flag(help: "One JSON object a line on standard output.") var json = false
 
     func run() throws {
@@ -55,7 +56,8 @@ struct AttentionBenchCommand: ParsableCommand {
                 let choice = try AttentionChoice(
                     backend: backend, local: "auto", ranks: isDistributed ? ranks : 1, in: zoo)
                 let measure = try AttentionMeasurement(
-                    choice, numbers, try mask.attentionMask(), type, ranks: isDistributed ? ranks : 1, layout, seconds)
+                    choice, numbers, try mask.attentionMask(), type, ranks: isDistributed ? ranks : 1, layout,
+                    seconds: seconds, runs: max(1, runs))
                 print(json ? try measure.json(mask.name) : measure.row(mask.name))
             }
         }
@@ -77,7 +79,7 @@ struct AttentionMeasurement {
     init(
         _ choice: AttentionChoice, _ shape: [Int], _ mask: AttentionMask, _ dtype: DType, ranks: Int,
         _ layout: SequenceLayout,
-        _ seconds: Double
+        seconds: Double, runs minimumRuns: Int
     ) throws {
         let threads = try Terminal.threads() ?? CPUDevice.defaultThreads
         struct Times: Sendable { var forward, both: Double; var peak: Int }
@@ -107,7 +109,7 @@ struct AttentionMeasurement {
                     try body()
                     try communicator.barrier()
                     runs.append(Date().timeIntervalSince(start))
-                    let enough = runs.count >= 3 && Date().timeIntervalSince(begin) >= seconds
+                    let enough = runs.count >= minimumRuns && Date().timeIntervalSince(begin) >= seconds
                     let decision = try communicator.broadcast(Message([], integers: [enough ? 1 : 0]), from: 0)
                     if decision.integers[0] == 1 { return runs.sorted()[runs.count / 2] }
                 }

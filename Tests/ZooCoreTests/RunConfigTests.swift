@@ -135,7 +135,6 @@ struct RunConfigTests {
         ("parallel.shardParameters=true", "parallel.shardParameters: only false works"),
         ("parallel.link=mpi", "parallel.link: auto and threads work"),
         ("attention.strategy=ulysses", "attention.strategy: only ring works"),
-        ("run.onNonFinite=skip", "run.onNonFinite: only stop works"),
     ]) func missingFeatureIsRefused(override: String, expected: String) throws {
         let message = configMessage { try config(shortest, [override]) }
         #expect(message.hasPrefix("--set \(override): \(expected)"), "\(message)")
