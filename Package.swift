@@ -21,9 +21,10 @@ func model(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .target(name: name, dependencies: dependencies, path: "Models/\(name)", exclude: ["README.md"])
 }
 
-func tests(of name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+func tests(of name: String, _ dependencies: [Target.Dependency] = [], fixtures: Bool = false) -> Target {
     .testTarget(
-        name: "\(name)Tests", dependencies: [.target(name: name)] + dependencies, path: "Tests/\(name)Tests")
+        name: "\(name)Tests", dependencies: [.target(name: name)] + dependencies, path: "Tests/\(name)Tests",
+        exclude: fixtures ? ["Fixtures"] : [])
 }
 
 let package = Package(
@@ -50,6 +51,16 @@ let package = Package(
             name: "CHDF5", path: "Sources/CHDF5", pkgConfig: "hdf5-serial", providers: [.apt(["libhdf5-dev"])]),
         .target(name: "CHDF5Shim", dependencies: ["CHDF5"], path: "Sources/CHDF5Shim"),
 
+        .target(
+            name: "CVersion", path: "Sources/CVersion",
+            cSettings: Context.gitInformation.map { git in
+                [
+                    .define(
+                        "RINGZOO_COMMIT",
+                        to: "\"\(git.currentCommit.prefix(12))\(git.hasUncommittedChanges ? "+" : "")\"")
+                ]
+            } ?? []),
+
         // The core, from the bottom up.
         core("TensorCore", ["CTensorKernels", "COpenBLAS"]),
         core("AttentionCore", ["TensorCore"]),
@@ -69,14 +80,16 @@ let package = Package(
         model("Llama", ["ZooCore"]),
 
         core("ZooStandard", ["CPUAttention", "BLASAttention", "RingAttention", "Llama"]),
-        .executableTarget(name: "ringzoo", dependencies: ["ZooStandard", argumentParser], path: "Sources/ringzoo"),
+        .executableTarget(
+            name: "ringzoo", dependencies: ["ZooStandard", "BlockwiseAttention", "CVersion", argumentParser],
+            path: "Sources/ringzoo"),
 
         tests(of: "TensorCore", ["ConformanceKit"]),
         tests(of: "AttentionCore", ["ConformanceKit"]),
         tests(of: "DistributedCore", ["ConformanceKit"]),
         tests(of: "NeuralCore", ["ConformanceKit"]),
-        tests(of: "CheckpointCore"),
-        tests(of: "DataCore"),
+        tests(of: "CheckpointCore", fixtures: true),
+        tests(of: "DataCore", fixtures: true),
         tests(of: "TrainingCore", ["ZooStandard"]),
         tests(of: "ZooCore"),
         tests(of: "CAttentionKernels", ["CTensorKernels", "COpenBLAS"]),

@@ -93,7 +93,7 @@ public struct BlockwiseAttention: Sendable {
             let workspace = call.workspace(rz_attention_backward_workspace(p, 4, executor.pointee.workers))
             return withOptionalPointer(products?.float32) { products in
                 rz_attention_backward_f32(
-                    p, &g, &q, &k, &v, lse.address.assumingMemoryBound(to: Float.self),
+                    p, &g, &q, &k, &v, lse.address.assumingMemoryBound(to: Double.self),
                     delta.address.assumingMemoryBound(to: Float.self), dq.assumingMemoryBound(to: Float.self),
                     dk.assumingMemoryBound(to: Float.self), dv.assumingMemoryBound(to: Float.self),
                     dBias?.assumingMemoryBound(to: Float.self), biasStrides, products, executor, workspace.address)

@@ -1,6 +1,4 @@
 // Entry points: choose a kernel set, lay out the workspace, cut the call into units.
-#include <math.h>
-
 #include "attention_plan.h"
 #include "dropout_hash.h"
 
@@ -95,11 +93,11 @@ static attention_plan make_plan(const rz_attention_problem *p, size_t element_by
     return plan;
 }
 
-// Places everything in `memory`; with NULL it only counts.
+// Places everything in `memory`; with NULL it only counts, which is why addresses are computed as integers.
 static size_t lay_out(attention_plan *plan, char *memory, size_t element_bytes, direction way, int64_t workers) {
     const rz_attention_problem *p = plan->problem;
     const kernel_table *table = table_for(element_bytes);
-    char *const start = (char *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    const uintptr_t start = ((uintptr_t)memory + 63) & ~(uintptr_t)63;
     size_t used = 0;
     plan->query_spans = (block_span *)(start + used);
     used += whole_lines(sizeof(block_span) * (size_t)(plan->document_batches * plan->query_blocks));
@@ -108,11 +106,11 @@ static size_t lay_out(attention_plan *plan, char *memory, size_t element_bytes, 
     plan->tickets = (_Atomic int64_t *)(start + used);
     if (way == BACKWARD)
         used += whole_lines(sizeof(int64_t) * (size_t)(p->batch * p->kv_heads * plan->query_blocks));
-    plan->partials = start + used;
+    plan->partials = (char *)(start + used);
     plan->partial_bytes = table->partial_bytes(plan);
     if (plan->splits > 1)
         used += plan->partial_bytes * (size_t)(p->batch * p->kv_heads * plan->query_blocks * plan->splits);
-    plan->worker_memory = start + used;
+    plan->worker_memory = (char *)(start + used);
     plan->worker_bytes = way == FORWARD ? table->forward_worker_bytes(plan) : table->backward_worker_bytes(plan);
     return used + plan->worker_bytes * (size_t)workers + 64;
 }
@@ -209,7 +207,7 @@ static int64_t backward(attention_plan plan, size_t element_bytes, const rz_atte
 
 int64_t rz_attention_backward_f32(const rz_attention_problem *problem, const rz_attention_tensor *dout,
                                   const rz_attention_tensor *q, const rz_attention_tensor *k,
-                                  const rz_attention_tensor *v, const float *lse, const float *delta, float *dq,
+                                  const rz_attention_tensor *v, const double *lse, const float *delta, float *dq,
                                   float *dk, float *dv, float *dbias, const int64_t *dbias_strides,
                                   const rz_attention_products_f32 *products, const rz_attention_executor *executor,
                                   void *workspace) {

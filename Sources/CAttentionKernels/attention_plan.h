@@ -30,7 +30,8 @@ typedef struct {
     const rz_attention_problem *problem;
     rz_attention_tensor q, k, v, dout;
     void *m, *l, *acc;                       // forward state
-    const void *lse, *delta;                 // backward input
+    const double *lse;                       // backward input
+    const void *delta;
     void *dq, *dk, *dv, *dbias;
     const int64_t *dbias_strides;
     const void *products;                    // rz_attention_products_f32 / _f64 or NULL

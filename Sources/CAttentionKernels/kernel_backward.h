@@ -3,27 +3,30 @@
 // dK and dV belong to the unit. dQ of a query block gets one addend from every key block, in the order of the key
 // blocks: a ticket says which was the last one, and a unit waits for its predecessor before it adds.
 
-#include <sched.h>
-
 typedef struct {
     row_facts *rows;
     key_facts *keys;
+    tile_range *ranges;     // [rows / ROW_TILE] keys that a tile of rows sees
+    tile_range *key_ranges; // [KEY_ROWS / ROW_TILE] rows that see a tile of keys
     real *q, *dout;         // [rows][D'], Q times scale * log2 e
     real *qp, *doutp;       // the same by panels of columns
     real *p, *ds;           // [rows][ROW_PITCH]
     real *slope;            // [rows][ROW_PITCH] derivative of the soft cap
     real *dq;               // [rows][D']
-    real *lse, *delta;      // [rows], lse in log2 units
+    real *lse, *lse_rest;   // [rows], in log2 units: the rounded value and what rounding left
+    real *delta;            // [rows]
     real *k, *v;            // [KEY_BLOCK][D']
     real *kt, *vt, *kp;     // packed K^T, V^T, K
     real *dk, *dv;          // [KEY_ROWS][D']
 } backward_scratch;
 
 static size_t carve_backward(backward_scratch *s, const attention_plan *plan, char *memory) {
-    char *at = memory;
+    uintptr_t at = (uintptr_t)memory;
     const size_t rows = (size_t)plan->rows, width = (size_t)plan->padded_size, n = sizeof(real);
     s->rows = take(&at, rows * sizeof(row_facts));
     s->keys = take(&at, sizeof(key_facts));
+    s->ranges = take(&at, rows / ROW_TILE * sizeof(tile_range));
+    s->key_ranges = take(&at, KEY_ROWS / ROW_TILE * sizeof(tile_range));
     s->q = take(&at, rows * width * n);
     s->dout = take(&at, rows * width * n);
     s->qp = take(&at, rows * width * n);
@@ -33,6 +36,7 @@ static size_t carve_backward(backward_scratch *s, const attention_plan *plan, ch
     s->slope = take(&at, rows * ROW_PITCH * n);
     s->dq = take(&at, rows * width * n);
     s->lse = take(&at, rows * n);
+    s->lse_rest = take(&at, rows * n);
     s->delta = take(&at, rows * n);
     s->k = take(&at, KEY_BLOCK * width * n);
     s->v = take(&at, KEY_BLOCK * width * n);
@@ -41,7 +45,7 @@ static size_t carve_backward(backward_scratch *s, const attention_plan *plan, ch
     s->kp = take(&at, KEY_BLOCK * width * n);
     s->dk = take(&at, KEY_ROWS * width * n);
     s->dv = take(&at, KEY_ROWS * width * n);
-    return (size_t)(at - memory);
+    return (size_t)(at - (uintptr_t)memory);
 }
 
 static size_t backward_worker_bytes(const attention_plan *plan) {
@@ -62,10 +66,16 @@ INLINE void gradient_tile(const tile_end end, backward_scratch *s, int64_t width
         UNROLLED for (int c = 0; c < TILE_VECTORS; c++) {
             const int64_t at = (row + r) * ROW_PITCH + column + c * LANES;
             vector x = acc[r][c];
-            if (end == STORE_PROBABILITIES) x = exp2_vector(x - s->lse[row + r]);
+            if (end == STORE_PROBABILITIES) x = exp2_vector(x - s->lse[row + r] - s->lse_rest[row + r]);
             if (end == STORE_LOGIT_GRADIENTS) x = load(s->p + at) * (x - s->delta[row + r]);
             store(to + at, x);
         }
+}
+
+// Where a tile sees nothing of a panel: the products over queries read these as numbers.
+INLINE void clear_gradient_tile(real *to) {
+    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        UNROLLED for (int c = 0; c < TILE_VECTORS; c++) store(to + r * ROW_PITCH + c * LANES, (vector){0});
 }
 
 #define DEFINE_GRADIENT(name, end, a, panels, to)                                                                     \
@@ -73,7 +83,10 @@ INLINE void gradient_tile(const tile_end end, backward_scratch *s, int64_t width
         const real *panel = panels;                                                                                   \
         for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += width * PANEL)                         \
             for (int64_t row = 0; row < rows; row += ROW_TILE)                                                        \
-                gradient_tile(end, s, width, a, row, column, panel, to);                                              \
+                if (touches(s->ranges + row / ROW_TILE, column))                                                      \
+                    gradient_tile(end, s, width, a, row, column, panel, to);                                          \
+                else                                                                                                  \
+                    clear_gradient_tile(to + row * ROW_PITCH + column);                                               \
     }
 DEFINE_GRADIENT(store_logits, STORE_PRODUCT, s->q, s->kt, s->p)
 DEFINE_GRADIENT(fuse_probabilities, STORE_PROBABILITIES, s->q, s->kt, s->p)
@@ -88,8 +101,8 @@ NOT_INLINE void probability_rows(backward_scratch *s, int64_t count, const term_
         if (terms->capped || terms->alibi || terms->bias)
             modify_logits(p, s->slope + row * ROW_PITCH, s->rows + row, s->keys, terms);
         if (partial) replace_hidden(p, s->rows + row, s->keys, terms->documents, (real)MASKED);
-        const vector lse = all(s->lse[row]);
-        for (int64_t j = 0; j < KEY_BLOCK; j += LANES) store(p + j, exp2_vector(load(p + j) - lse));
+        const vector lse = all(s->lse[row]), rest = all(s->lse_rest[row]);
+        for (int64_t j = 0; j < KEY_BLOCK; j += LANES) store(p + j, exp2_vector(load(p + j) - lse - rest));
     }
 }
 
@@ -120,6 +133,19 @@ NOT_INLINE void logit_gradient_rows(backward_scratch *s, int64_t count, const te
     }
 }
 
+// The rows that see a tile of keys, from the keys that the tiles of rows see.
+static void find_key_ranges(tile_range *key_ranges, const tile_range *ranges, int64_t tiles) {
+    for (int64_t key = 0; key < KEY_ROWS; key += ROW_TILE, key_ranges++) {
+        *key_ranges = (tile_range){0, 0};
+        for (int64_t row = 0; row < tiles; row += ROW_TILE) {
+            const tile_range *range = ranges + row / ROW_TILE;
+            if (range->first >= key + ROW_TILE || range->end <= key) continue;
+            if (key_ranges->end == 0) key_ranges->first = (int32_t)row;
+            key_ranges->end = (int32_t)(row + ROW_TILE);
+        }
+    }
+}
+
 // MARK: a unit
 
 static void gather_queries(backward_scratch *s, const attention_plan *plan, int64_t batch, int64_t kv_head,
@@ -141,8 +167,12 @@ static void gather_queries(backward_scratch *s, const attention_plan *plan, int6
     memset(s->dout + rows * width, 0, sizeof(real) * (size_t)((tiles - rows) * width));
     for (int64_t row = 0; row < tiles; row++) {
         // A row without a key, and a padding row: a huge lse makes P an exact zero.
-        const real lse = row < rows ? ((const real *)plan->lse)[s->rows[row].state] : -INFINITY;
-        s->lse[row] = lse < (real)EMPTY_REFERENCE ? -(real)MASKED : (real)((double)lse * LOG2_E);
+        // The subtraction S - lse is exact where P matters, so the rest of lse is all that is missing: without it P of logits in
+        // the hundreds would be wrong by 1e-5.
+        const double lse = row < rows ? plan->lse[s->rows[row].state] * LOG2_E : -INFINITY;
+        const int empty = lse < (double)EMPTY_REFERENCE;
+        s->lse[row] = empty ? -(real)MASKED : (real)lse;
+        s->lse_rest[row] = empty ? 0 : (real)(lse - (double)s->lse[row]);
         s->delta[row] = row < rows ? ((const real *)plan->delta)[s->rows[row].state] : 0;
     }
 }
@@ -164,6 +194,8 @@ static void backward_pair(backward_scratch *s, const attention_plan *plan, const
         external->add_multiply(rows, width, count, s->ds, ROW_PITCH, s->k, width, s->dq, width);
         return;
     }
+    find_ranges(s->ranges, s->rows, rows, s->keys, terms->documents, partial);
+    find_key_ranges(s->key_ranges, s->ranges, tiles);
     if (fused) {
         fuse_probabilities(s, width, tiles);
         if (partial)
@@ -182,9 +214,9 @@ static void backward_pair(backward_scratch *s, const attention_plan *plan, const
     pack_columns(s->qp, s->q, tiles, width);
     pack_columns(s->doutp, s->dout, tiles, width);
     const int64_t key_tiles = blocks_of(count, ROW_TILE) * ROW_TILE;
-    add_transposed_product(s->dv, width, s->p, s->doutp, tiles, key_tiles, tiles);
-    add_transposed_product(s->dk, width, s->ds, s->qp, tiles, key_tiles, tiles);
-    add_product(s->dq, width, s->ds, s->kp, KEY_BLOCK, tiles, count);
+    add_transposed_product(s->dv, width, s->p, s->doutp, tiles, key_tiles, s->key_ranges);
+    add_transposed_product(s->dk, width, s->ds, s->qp, tiles, key_tiles, s->key_ranges);
+    add_product(s->dq, width, s->ds, s->kp, KEY_BLOCK, tiles, s->ranges);
 }
 
 // Waits until the key block before this one (of those that see these queries) has added its dQ. Spinning is brief:

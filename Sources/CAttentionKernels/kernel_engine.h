@@ -3,7 +3,7 @@
 // No file of a package may be compiled for a special machine, so every function below carries its instruction set as an
 // attribute, and attention.c asks the processor before it calls.
 #include <math.h>
-#include <stdalign.h>
+#include <sched.h>
 
 #include "attention_plan.h"
 #include "dropout_hash.h"
@@ -16,14 +16,11 @@
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #endif
 
+// In this order: each builds on the ones before.
 #include "kernel_vector.h"
-
 #include "kernel_products.h"
-
 #include "kernel_rows.h"
-
 #include "kernel_forward.h"
-
 #include "kernel_backward.h"
 
 #define KERNEL_TABLE                                                                                                  \

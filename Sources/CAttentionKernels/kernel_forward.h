@@ -5,6 +5,7 @@ enum { SLACK = 8 };   // a logit may exceed the reference by this (log2) before 
 typedef struct {
     row_facts *rows;
     key_facts *keys;
+    tile_range *ranges; // [rows / ROW_TILE] keys that a tile sees
     real *q;            // [rows][D'] times scale * log2 e; D' is the padded head size
     real *o;            // [rows][D']
     real *p;            // [rows][ROW_PITCH]: S, then P
@@ -14,18 +15,19 @@ typedef struct {
     real *kt, *vp;      // packed: K^T by panels of keys, V by panels of columns
 } forward_scratch;
 
-// Gives the next `count` elements of a workspace, on a cache line of their own.
-INLINE void *take(char **memory, size_t bytes) {
-    char *place = *memory;
-    *memory += whole_lines(bytes);
-    return place;
+// Gives the next bytes of a workspace, on cache lines of their own. Integers, since counting starts from NULL.
+INLINE void *take(uintptr_t *at, size_t bytes) {
+    const uintptr_t place = *at;
+    *at += whole_lines(bytes);
+    return (void *)place;
 }
 
 static size_t carve_forward(forward_scratch *s, const attention_plan *plan, char *memory) {
-    char *at = memory;
+    uintptr_t at = (uintptr_t)memory;
     const size_t rows = (size_t)plan->rows, width = (size_t)plan->padded_size, n = sizeof(real);
     s->rows = take(&at, rows * sizeof(row_facts));
     s->keys = take(&at, sizeof(key_facts));
+    s->ranges = take(&at, rows / ROW_TILE * sizeof(tile_range));
     s->q = take(&at, rows * width * n);
     s->o = take(&at, rows * width * n);
     s->p = take(&at, rows * ROW_PITCH * n);
@@ -35,7 +37,7 @@ static size_t carve_forward(forward_scratch *s, const attention_plan *plan, char
     s->v = take(&at, KEY_BLOCK * width * n);
     s->kt = take(&at, KEY_BLOCK * width * n);
     s->vp = take(&at, KEY_BLOCK * width * n);
-    return (size_t)(at - memory);
+    return (size_t)(at - (uintptr_t)memory);
 }
 
 static size_t forward_worker_bytes(const attention_plan *plan) {
@@ -129,12 +131,15 @@ INLINE void score_tile(const bool fused, forward_scratch *s, int64_t width, int6
     }
 }
 
-// All rows past one panel of K^T at a time, so that the panel stays in the first-level cache.
+// All rows past one panel of K^T at a time, so that the panel stays in the first-level cache. Logits of tiles that see
+// nothing of a panel are left undefined: the mask replaces them without looking.
 #define DEFINE_SCORES(name, fused)                                                                                    \
     NOT_INLINE void name(forward_scratch *s, int64_t width, int64_t rows) {                                           \
         const real *panel = s->kt;                                                                                    \
         for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += width * PANEL)                         \
-            for (int64_t row = 0; row < rows; row += ROW_TILE) score_tile(fused, s, width, row, column, panel);       \
+            for (int64_t row = 0; row < rows; row += ROW_TILE)                                                        \
+                if (fused || touches(s->ranges + row / ROW_TILE, column))                                             \
+                    score_tile(fused, s, width, row, column, panel);                                                  \
     }
 DEFINE_SCORES(store_scores, false)
 DEFINE_SCORES(fuse_scores, true)
@@ -163,13 +168,14 @@ static void forward_pair(forward_scratch *s, const attention_plan *plan, const t
     }
     pack_transposed(s->kt, s->k, KEY_BLOCK, width);
     pack_columns(s->vp, s->v, KEY_BLOCK, width);
+    find_ranges(s->ranges, s->rows, rows, s->keys, terms->documents, partial);
     if (terms->plain && !partial) {
         fuse_scores(s, width, tiles);
     } else {
         store_scores(s, width, tiles);
         softmax_rows(s, width, rows, terms, partial);
     }
-    add_product(s->o, width, s->p, s->vp, KEY_BLOCK, tiles, count);
+    add_product(s->o, width, s->p, s->vp, KEY_BLOCK, tiles, s->ranges);
 }
 
 // A state kept between the pieces of a decoding call: rows of O, then per row m and l.
@@ -180,13 +186,8 @@ static size_t partial_bytes(const attention_plan *plan) {
     return whole_lines((size_t)(plan->rows * (plan->padded_size + 2)) * sizeof(real));
 }
 
-// References written by us are ln 2 times an integer, up to rounding: taking the integer back loses nothing.
-INLINE real reference_in(real m) {
-    if (m < (real)EMPTY_REFERENCE) return (real)EMPTY_REFERENCE;
-    const double reference = (double)m * LOG2_E, whole = __builtin_rint(reference);
-    const double near = 4 * REAL_EPSILON * (__builtin_fabs(whole) > 1 ? __builtin_fabs(whole) : 1);
-    return (real)(__builtin_fabs(reference - whole) <= near ? whole : reference);
-}
+// References are powers of two, so that rescaling is exact and nothing is lost between calls, however large the logits.
+INLINE real reference_in(real m) { return m < (real)EMPTY_REFERENCE ? (real)EMPTY_REFERENCE : m; }
 
 static void load_state(forward_scratch *s, const attention_plan *plan, int64_t row) {
     const int64_t at = s->rows[row].state, size = plan->problem->head_size;
@@ -198,7 +199,7 @@ static void load_state(forward_scratch *s, const attention_plan *plan, int64_t r
 static void store_state(const forward_scratch *s, const attention_plan *plan, int64_t row) {
     const int64_t at = s->rows[row].state, size = plan->problem->head_size;
     real *m = (real *)plan->m + at;
-    if (s->m[row] != reference_in(*m)) *m = (real)((double)s->m[row] * LN_2);   // untouched rows keep their bits
+    if (s->m[row] != (real)EMPTY_REFERENCE) *m = s->m[row];   // a row that saw nothing keeps its -inf
     ((real *)plan->l)[at] = sum_of(load(s->sums + row * LANES));
     memcpy((real *)plan->acc + at * size, s->o + row * plan->padded_size, sizeof(real) * (size_t)size);
 }

@@ -59,14 +59,22 @@ NOT_INLINE void pack_transposed(real *to, const real *from, int64_t keys, int64_
 
 // MARK: products over packed operands
 
+// The part of a reduction that matters to a tile of 6 rows: outside it the other factor is zero.
+typedef struct {
+    int32_t first, end;
+} tile_range;
+
 // C [rows][padded] += A B, A read at two strides, B panels of `capacity` rows each. `rows` is a multiple of ROW_TILE.
 // C is added at the end of a tile, off the critical path.
 INLINE void add_product_panel(const int width, real *c, int64_t padded, const real *a, int64_t row_stride,
-                              int64_t depth_stride, const real *b, int64_t rows, int64_t depth) {
-    for (int64_t row = 0; row < rows; row += ROW_TILE) {
+                              int64_t depth_stride, const real *b, int64_t rows, const tile_range *ranges) {
+    for (int64_t row = 0; row < rows; row += ROW_TILE, ranges++) {
+        const int64_t first = ranges->first, depth = ranges->end - first;
+        if (depth <= 0) continue;
         vector acc[ROW_TILE][TILE_VECTORS];
         clear_tile(acc);
-        multiply_tile(width, a + row * row_stride, row_stride, depth_stride, b, width, depth, acc);
+        multiply_tile(width, a + row * row_stride + first * depth_stride, row_stride, depth_stride,
+                      b + first * width * LANES, width, depth, acc);
         UNROLLED for (int r = 0; r < ROW_TILE; r++)
             UNROLLED for (int i = 0; i < width; i++) {
                 real *place = c + (row + r) * padded + i * LANES;
@@ -79,10 +87,10 @@ INLINE void add_product_panel(const int width, real *c, int64_t padded, const re
 // be narrower than the others.
 #define ADD_PRODUCT_PANEL(width, ROW_STRIDE, DEPTH_STRIDE)                                                             \
     add_product_panel((width) < TILE_VECTORS ? (width) : TILE_VECTORS, c + d, padded, a, ROW_STRIDE, DEPTH_STRIDE, b,  \
-                      rows, depth)
+                      rows, ranges)
 #define DEFINE_ADD_PRODUCT(name, ROW_STRIDE, DEPTH_STRIDE)                                                             \
     NOT_INLINE void name(real *c, int64_t padded, const real *a, const real *b, int64_t capacity, int64_t rows,        \
-                         int64_t depth) {                                                                              \
+                         const tile_range *ranges) {                                                                   \
         for (int64_t d = 0; d < padded; d += PANEL, b += capacity * PANEL)                                             \
             switch (smaller(PANEL, padded - d) / LANES) {                                                              \
             case 1: ADD_PRODUCT_PANEL(1, ROW_STRIDE, DEPTH_STRIDE); break;                                             \

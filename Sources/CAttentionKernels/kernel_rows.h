@@ -94,6 +94,35 @@ NOT_INLINE void find_keys(key_facts *keys, const attention_plan *plan, int64_t b
         for (int64_t j = 0; j < keys->count; j++) keys->columns[j] = dropout_column(keys->positions[j]);
 }
 
+// For every tile of 6 rows the keys between its first and its last visible one: what lies outside is not computed.
+NOT_INLINE void find_ranges(tile_range *ranges, const row_facts *rows, int64_t count, const key_facts *keys,
+                            bool documents, bool partial) {
+    for (int64_t start = 0; start < count; start += ROW_TILE, ranges++) {
+        *ranges = (tile_range){0, (int32_t)keys->count};
+        if (!partial) continue;
+        row_facts all = rows[start];
+        int32_t last_document = all.document;
+        for (int64_t row = start + 1; row < smaller(count, start + ROW_TILE); row++) {
+            all.low = smaller(all.low, rows[row].low);
+            all.high = larger(all.high, rows[row].high);
+            if (rows[row].document < all.document) all.document = rows[row].document;
+            if (rows[row].document > last_document) last_document = rows[row].document;
+        }
+        *ranges = (tile_range){0, 0};
+        for (int32_t j = 0; j < keys->count; j++) {
+            if (keys->positions[j] < all.low || keys->positions[j] > all.high) continue;
+            if (documents && (keys->documents[j] < all.document || keys->documents[j] > last_document)) continue;
+            if (ranges->end == 0) ranges->first = j;
+            ranges->end = j + 1;
+        }
+    }
+}
+
+// Whether a tile needs the panel of keys that starts at `column`.
+INLINE bool touches(const tile_range *range, int64_t column) {
+    return range->first < column + PANEL && range->end > column;
+}
+
 // x = replacement where the row does not see the key.
 INLINE void replace_hidden(real *restrict x, const row_facts *row, const key_facts *keys, bool documents,
                            real replacement) {
@@ -124,10 +153,8 @@ NOT_INLINE void modify_logits(real *restrict x, real *restrict slope, const row_
         }
     }
     if (terms->bias)
-        for (int64_t j = 0; j < keys->count; j++) {
-            const real y = x[j] + row->bias[keys->positions[j] * terms->bias_stride] * (real)LOG2_E;
-            x[j] = y < (real)MASKED ? (real)MASKED : y;   // a bias of -inf masks
-        }
+        for (int64_t j = 0; j < keys->count; j++)   // -inf masks: references and lse are finite, so its exponential is 0
+            x[j] += row->bias[keys->positions[j] * terms->bias_stride] * (real)LOG2_E;
 }
 
 // The factor of every weight: 0 where dropout drops it, else 1 / (1 - probability).

@@ -56,7 +56,6 @@ typedef rz_attention_products_f64 external_products;
 
 typedef real vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef real_bits vector_bits __attribute__((vector_size(VECTOR_BYTES)));
-typedef real unaligned_vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real))));
 
 enum {
     LANES = VECTOR_BYTES / sizeof(real),
@@ -65,7 +64,6 @@ enum {
 _Static_assert(KEY_BLOCK % PANEL == 0, "a key block is whole panels");
 
 INLINE vector load(const real *p) { return *(const vector *)p; }
-INLINE vector load_anywhere(const real *p) { return *(const unaligned_vector *)p; }
 INLINE void store(real *p, vector x) { *(vector *)p = x; }
 INLINE vector all(real x) { return x - (vector){0}; }
 // C has no ?: on vectors; the compiler makes a blend of this.
@@ -96,7 +94,8 @@ INLINE real largest_of(vector x) {
 }
 
 // 2^x = 2^n (1 + f c(f)) with n the nearest integer and |f| <= 1/2; the coefficients are the Chebyshev interpolation of
-// (2^f - 1) / f (own fit; relative error 4e-9 in float, 6e-18 in double, before rounding). Exact 0 for masked entries.
+// (2^f - 1) / f (own fit; relative error 4e-9 in float, 6e-18 in double, before rounding). Exact 0 for masked
+// entries and -inf; NaN stays NaN.
 INLINE vector exp2_vector(vector x) {
 #if defined(KERNEL_FLOAT)
 #if defined(KERNEL_AVX512)

@@ -1,6 +1,7 @@
-// libhdf5's own drivers either write the file themselves (and crash on a full disk) or keep all of it in memory. This one lays out
-// a file of any size while holding only its metadata, and reads bytes that were mapped and verified before, with every access
-// checked against their end. Metadata goes into pages of its own, so every data set starts on a page and a map can hand it out.
+// libhdf5's own drivers either write the file themselves (and crash on a full disk) or keep all of it in memory. This
+// one lays out a file of any size while holding only its metadata, and reads bytes that were mapped and verified
+// before, with every access checked against their end. Metadata goes into pages of its own, so every data set starts on
+// a page and a map can hand it out.
 #include "file_driver.h"
 
 #include <stdlib.h>
@@ -151,7 +152,8 @@ static herr_t driver_read(H5FD_t *base, H5FD_mem_t type, hid_t transfer, haddr_t
     return 0;
 }
 
-static herr_t driver_write(H5FD_t *base, H5FD_mem_t type, hid_t transfer, haddr_t address, size_t size, const void *buffer) {
+static herr_t driver_write(H5FD_t *base, H5FD_mem_t type, hid_t transfer, haddr_t address, size_t size,
+                           const void *buffer) {
     (void)type, (void)transfer;
     driver_file *file = (driver_file *)base;
     if (!file->source.sparse) {

@@ -21,8 +21,8 @@ typedef struct {
     ringzoo_page **pages;
     size_t page_count;
     size_t page_capacity;
-    uint64_t end;         // end of allocation
-    uint64_t arena;       // next free byte of metadata
+    uint64_t end;   // end of allocation
+    uint64_t arena; // next free byte of metadata
     uint64_t arena_end;
 } ringzoo_sparse;
 

@@ -14,7 +14,8 @@ const char *ringzoo_h5_reason(void) { return reason; }
 
 void ringzoo_h5_version(unsigned version[3]) { H5get_libversion(&version[0], &version[1], &version[2]); }
 
-// The error stack and its printer belong to the thread in a thread-safe libhdf5, so every entry silences the printer again.
+// The error stack and its printer belong to the thread in a thread-safe libhdf5, so every entry silences the printer
+// again.
 static void enter(void) {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     H5Eclear2(H5E_DEFAULT);
@@ -24,8 +25,8 @@ static void enter(void) {
 static herr_t collect(unsigned n, const H5E_error2_t *error, void *context) {
     (void)context;
     size_t used = strlen(reason);
-    snprintf(reason + used, sizeof reason - used, "%s%s: %s", n == 0 ? "" : "; ", error->func_name ? error->func_name : "?",
-             error->desc ? error->desc : "?");
+    snprintf(reason + used, sizeof reason - used, "%s%s: %s", n == 0 ? "" : "; ",
+             error->func_name ? error->func_name : "?", error->desc ? error->desc : "?");
     return 0;
 }
 
@@ -110,7 +111,8 @@ ringzoo_h5_skeleton *ringzoo_h5_skeleton_new(uint64_t user_block) {
     hid_t access = ringzoo_driver_access(&source);
     hid_t creation = H5Pcreate(H5P_FILE_CREATE);
     skeleton->file = -1;
-    if (access >= 0 && creation >= 0 && H5Pset_userblock(creation, user_block) >= 0) {
+    if (access >= 0 && creation >= 0 && H5Pset_userblock(creation, user_block) >= 0 &&
+        H5Pset_obj_track_times(creation, 0) >= 0) {
         skeleton->file = H5Fcreate("skeleton", H5F_ACC_TRUNC, creation, access);
     }
     int ok = skeleton->file >= 0;
@@ -126,6 +128,39 @@ ringzoo_h5_skeleton *ringzoo_h5_skeleton_new(uint64_t user_block) {
     return skeleton;
 }
 
+// Makes the groups above a path, without times: libhdf5's own way to make them would note the second of the save.
+static int make_groups(hid_t file, const char *path) {
+    int result = -1;
+    char *prefix = strdup(path);
+    hid_t creation = H5Pcreate(H5P_GROUP_CREATE);
+    if (!prefix || creation < 0 || H5Pset_obj_track_times(creation, 0) < 0) {
+        goto done;
+    }
+    for (char *slash = strchr(prefix + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        htri_t exists = H5Lexists(file, prefix, H5P_DEFAULT);
+        if (exists < 0) {
+            goto done;
+        }
+        if (exists == 0) {
+            hid_t group = H5Gcreate2(file, prefix, H5P_DEFAULT, creation, H5P_DEFAULT);
+            if (group < 0) {
+                goto done;
+            }
+            H5Gclose(group);
+        }
+        *slash = '/';
+    }
+    result = 0;
+done:
+    if (result < 0) {
+        failed("cannot add a group");
+    }
+    H5Pclose(creation);
+    free(prefix);
+    return result;
+}
+
 int ringzoo_h5_skeleton_add(ringzoo_h5_skeleton *skeleton, const char *path, int type, size_t string_length, int rank,
                             const uint64_t *extents, uint64_t *offset) {
     enter();
@@ -135,6 +170,9 @@ int ringzoo_h5_skeleton_add(ringzoo_h5_skeleton *skeleton, const char *path, int
     if (rank < 0 || rank > H5S_MAX_RANK) {
         return refused("rank out of range");
     }
+    if (make_groups(skeleton->file, path) < 0) {
+        return -1;
+    }
     for (int i = 0; i < rank; i++) {
         dimensions[i] = extents[i];
         empty |= extents[i] == 0;
@@ -142,14 +180,13 @@ int ringzoo_h5_skeleton_add(ringzoo_h5_skeleton *skeleton, const char *path, int
     hid_t element = make_type(type, string_length);
     hid_t space = rank == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(rank, dimensions, NULL);
     hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
-    hid_t link = H5Pcreate(H5P_LINK_CREATE);
     hid_t set = -1;
-    // Early allocation fixes the offset now; never filling keeps libhdf5 away from the data; no times, so that equal input
-    // gives equal bytes.
-    if (element >= 0 && space >= 0 && creation >= 0 && link >= 0 && H5Pset_layout(creation, H5D_CONTIGUOUS) >= 0 &&
-        H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0 && H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER) >= 0 &&
-        H5Pset_obj_track_times(creation, 0) >= 0 && H5Pset_create_intermediate_group(link, 1) >= 0) {
-        set = H5Dcreate2(skeleton->file, path, element, space, link, creation, H5P_DEFAULT);
+    // Early allocation fixes the offset now; never filling keeps libhdf5 away from the data; no times, so that equal
+    // input gives equal bytes.
+    if (element >= 0 && space >= 0 && creation >= 0 && H5Pset_layout(creation, H5D_CONTIGUOUS) >= 0 &&
+        H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0 &&
+        H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER) >= 0 && H5Pset_obj_track_times(creation, 0) >= 0) {
+        set = H5Dcreate2(skeleton->file, path, element, space, H5P_DEFAULT, creation, H5P_DEFAULT);
     }
     if (set < 0) {
         failed("cannot add a data set");
@@ -163,7 +200,6 @@ int ringzoo_h5_skeleton_add(ringzoo_h5_skeleton *skeleton, const char *path, int
         }
     }
     H5Dclose(set);
-    H5Pclose(link);
     H5Pclose(creation);
     H5Sclose(space);
     H5Tclose(element);
@@ -179,7 +215,8 @@ int ringzoo_h5_skeleton_close(ringzoo_h5_skeleton *skeleton) {
 
 uint64_t ringzoo_h5_skeleton_size(const ringzoo_h5_skeleton *skeleton) { return skeleton->sparse.end; }
 
-const void *ringzoo_h5_skeleton_part(const ringzoo_h5_skeleton *skeleton, size_t index, uint64_t *offset, size_t *count) {
+const void *ringzoo_h5_skeleton_part(const ringzoo_h5_skeleton *skeleton, size_t index, uint64_t *offset,
+                                     size_t *count) {
     if (index >= skeleton->sparse.page_count) {
         return NULL;
     }
@@ -243,8 +280,8 @@ static int is_small_float(hid_t type, size_t exponent, size_t bias) {
     size_t sign, exponent_place, exponent_size, mantissa_place, mantissa_size;
     return H5Tget_class(type) == H5T_FLOAT && H5Tget_size(type) == 2 && H5Tget_order(type) == H5T_ORDER_LE &&
            H5Tget_precision(type) == 16 && H5Tget_offset(type) == 0 &&
-           H5Tget_fields(type, &sign, &exponent_place, &exponent_size, &mantissa_place, &mantissa_size) >= 0 && sign == 15 &&
-           exponent_place == 15 - exponent && exponent_size == exponent && mantissa_place == 0 &&
+           H5Tget_fields(type, &sign, &exponent_place, &exponent_size, &mantissa_place, &mantissa_size) >= 0 &&
+           sign == 15 && exponent_place == 15 - exponent && exponent_size == exponent && mantissa_place == 0 &&
            mantissa_size == 15 - exponent && H5Tget_ebias(type) == bias && H5Tget_norm(type) == H5T_NORM_IMPLIED;
 }
 
@@ -261,7 +298,8 @@ static int is_bool(hid_t type) {
 }
 
 static int type_of(hid_t type) {
-    static const int exact[] = {RINGZOO_H5_FLOAT32, RINGZOO_H5_FLOAT64, RINGZOO_H5_INT32, RINGZOO_H5_INT64, RINGZOO_H5_UINT8};
+    static const int exact[] = {RINGZOO_H5_FLOAT32, RINGZOO_H5_FLOAT64, RINGZOO_H5_INT32, RINGZOO_H5_INT64,
+                                RINGZOO_H5_UINT8};
     for (size_t i = 0; i < sizeof exact / sizeof *exact; i++) {
         hid_t known = make_type(exact[i], 0);
         int same = known >= 0 && H5Tequal(type, known) > 0;
@@ -288,8 +326,8 @@ static int type_of(hid_t type) {
     return RINGZOO_H5_OTHER;
 }
 
-// Fills the facts of an open data set. The layout comes first: a virtual data set is not even asked for its extents, because that
-// would open its sources.
+// Fills the facts of an open data set. The layout comes first: a virtual data set is not even asked for its extents,
+// because that would open its sources.
 static int describe(hid_t set, ringzoo_h5_fact *fact) {
     int result = -1;
     hid_t creation = H5Dget_create_plist(set), type = -1, space = -1;
@@ -310,7 +348,8 @@ static int describe(hid_t set, ringzoo_h5_fact *fact) {
     }
     if (fact->layout == RINGZOO_H5_UNUSUAL_LAYOUT) {
         fact->kind = RINGZOO_H5_REFUSED;
-        fact->refusal = layout == H5D_COMPACT ? "its layout is compact" : "its layout is virtual (it points into other files)";
+        fact->refusal =
+            layout == H5D_COMPACT ? "its layout is compact" : "its layout is virtual (it points into other files)";
         result = 0;
         goto done;
     }
@@ -322,7 +361,8 @@ static int describe(hid_t set, ringzoo_h5_fact *fact) {
         unsigned flags;
         size_t values = 0;
         H5Z_filter_t filter = H5Pget_filter2(creation, (unsigned)i, &flags, &values, NULL, 0, NULL, NULL);
-        fact->plain_filters &= filter == H5Z_FILTER_DEFLATE || filter == H5Z_FILTER_SHUFFLE || filter == H5Z_FILTER_FLETCHER32;
+        fact->plain_filters &=
+            filter == H5Z_FILTER_DEFLATE || filter == H5Z_FILTER_SHUFFLE || filter == H5Z_FILTER_FLETCHER32;
     }
     type = H5Dget_type(set);
     space = H5Dget_space(set);
@@ -351,14 +391,15 @@ static int describe(hid_t set, ringzoo_h5_fact *fact) {
     fact->filters = filters;
     fact->chunk_size = fact->element_size;
     for (int i = 0; i < chunk_rank; i++) {
-        fact->chunk_size = chunk[i] > UINT32_MAX || fact->chunk_size > UINT32_MAX ? UINT64_MAX : fact->chunk_size * chunk[i];
+        fact->chunk_size =
+            chunk[i] > UINT32_MAX || fact->chunk_size > UINT32_MAX ? UINT64_MAX : fact->chunk_size * chunk[i];
     }
     haddr_t place = fact->layout == RINGZOO_H5_CONTIGUOUS ? H5Dget_offset(set) : HADDR_UNDEF;
     fact->offset = place == HADDR_UNDEF ? RINGZOO_H5_NO_ADDRESS : place;
     result = 0;
 done:
     if (result < 0) {
-        failed("cannot describe a data set"); // before the closes below clear the messages
+        failed("libhdf5 cannot describe it"); // before the closes below clear the messages
     }
     H5Sclose(space);
     H5Tclose(type);
@@ -369,12 +410,19 @@ done:
 static int report(walk_state *state, ringzoo_h5_fact *fact) {
     fact->path = state->path;
     state->stopped = state->visit(fact, state->context) != 0;
+    reason[0] = 0; // a refused object's reason must not pass for that of a later failure
     return state->stopped ? 1 : 0;
 }
 
 static int report_refusal(walk_state *state, const char *why) {
     ringzoo_h5_fact fact = {.kind = RINGZOO_H5_REFUSED, .refusal = why};
     return report(state, &fact);
+}
+
+// An object that libhdf5 cannot make sense of is refused; the others may be sound.
+static int report_failure(walk_state *state) {
+    failed("libhdf5 cannot describe it");
+    return report_refusal(state, reason);
 }
 
 static herr_t walk_link(hid_t group, const char *name, const H5L_info_t *link, void *context);
@@ -400,15 +448,18 @@ static int walk_object(hid_t group, const char *name, const H5L_info_t *link, wa
                                                                        : "it is a link of an unknown kind");
     }
     H5O_info_t object;
-    if (H5Oget_info_by_name(group, name, &object, H5P_DEFAULT) < 0) {
-        return failed("cannot describe an object");
+    if (H5Oget_info_by_name2(group, name, &object, H5O_INFO_BASIC, H5P_DEFAULT) < 0) {
+        return report_failure(state);
     }
     if (object.type == H5O_TYPE_DATASET) {
         ringzoo_h5_fact fact = {.kind = RINGZOO_H5_DATASET};
         hid_t set = H5Dopen2(group, name, H5P_DEFAULT);
-        int described = set < 0 ? failed("cannot open a data set") : describe(set, &fact);
+        if (set < 0) {
+            return report_failure(state);
+        }
+        int described = describe(set, &fact);
         H5Dclose(set);
-        return described < 0 ? -1 : report(state, &fact);
+        return described < 0 ? report_refusal(state, reason) : report(state, &fact);
     }
     if (object.type != H5O_TYPE_GROUP) {
         return report_refusal(state, "it is neither a group nor a data set");
@@ -476,7 +527,9 @@ int ringzoo_h5_walk(const void *bytes, size_t count, size_t maximum_objects, rin
     }
     walk_state state = {visit, context, maximum_objects, 0, calloc(1, 64), 64, 0};
     hid_t root = H5Gopen2(file, "/", H5P_DEFAULT);
-    int result = root < 0 ? failed("cannot open the root group") : state.path ? walk_group(root, &state) : refused("out of memory");
+    int result = root < 0     ? failed("cannot open the root group")
+                 : state.path ? walk_group(root, &state)
+                              : refused("out of memory");
     if (result < 0 && state.path && state.path[0] != 0) {
         size_t used = strlen(reason);
         snprintf(reason + used, sizeof reason - used, " (at %.200s)", state.path);

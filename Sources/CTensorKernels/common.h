@@ -13,6 +13,18 @@
 #endif
 #define RZ_INLINE static inline __attribute__((always_inline))
 
+// Square roots without errno, which would keep every loop around them scalar.
+#ifndef __has_builtin
+#define __has_builtin(name) 0
+#endif
+#if __has_builtin(__builtin_elementwise_sqrt)
+RZ_INLINE float rz_sqrtf(float x) { return __builtin_elementwise_sqrt(x); }
+RZ_INLINE double rz_sqrt(double x) { return __builtin_elementwise_sqrt(x); }
+#else
+RZ_INLINE float rz_sqrtf(float x) { return sqrtf(x); }
+RZ_INLINE double rz_sqrt(double x) { return sqrt(x); }
+#endif
+
 RZ_INLINE float rz_bf16_to_f32(uint16_t h) {
     uint32_t bits = (uint32_t)h << 16;
     float f;

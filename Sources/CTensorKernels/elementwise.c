@@ -2,13 +2,13 @@
 
 // MARK: scalar definitions, once for float and once for double
 
-#define DEFINE_SCALARS(T, S, EXP, F)                                                                                        \
+#define DEFINE_SCALARS(T, S, EXP, SQRT, F)                                                                                  \
     RZ_INLINE T neg_##S(T x) { return -x; }                                                                                \
     RZ_INLINE T abs_##S(T x) { return F(fabs)(x); }                                                                        \
-    RZ_INLINE T sign_##S(T x) { return (T)((x > 0) - (x < 0)); }                                                           \
+    RZ_INLINE T sign_##S(T x) { return x != x ? x : (T)((x > 0) - (x < 0)); }                                              \
     RZ_INLINE T square_##S(T x) { return x * x; }                                                                          \
-    RZ_INLINE T sqrt_##S(T x) { return F(sqrt)(x); }                                                                       \
-    RZ_INLINE T rsqrt_##S(T x) { return 1 / F(sqrt)(x); }                                                                  \
+    RZ_INLINE T sqrt_##S(T x) { return SQRT(x); }                                                                          \
+    RZ_INLINE T rsqrt_##S(T x) { return 1 / SQRT(x); }                                                                     \
     RZ_INLINE T reciprocal_##S(T x) { return 1 / x; }                                                                      \
     RZ_INLINE T exp_##S(T x) { return EXP(x); }                                                                            \
     RZ_INLINE T log_##S(T x) { return F(log)(x); }                                                                         \
@@ -22,9 +22,9 @@
     RZ_INLINE T gelu_##S(T x) { return (T)0.5 * x * (1 + F(erf)(x * (T)0.70710678118654752440)); }                         \
     RZ_INLINE T gelu_tanh_##S(T x) {                                                                                       \
         T u = (T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x);                                                   \
-        return (T)0.5 * x * (1 + F(tanh)(u));                                                                              \
+        return x / (1 + EXP(-2 * u)); /* (1 + tanh u) / 2 is the sigmoid of 2 u, and an exponential vectorises */          \
     }                                                                                                                      \
-    RZ_INLINE T relu_##S(T x) { return x > 0 ? x : 0; }                                                                    \
+    RZ_INLINE T relu_##S(T x) { return x < 0 ? 0 : x; } /* NaN stays NaN */                                                \
     RZ_INLINE T add_##S(T a, T b) { return a + b; }                                                                        \
     RZ_INLINE T sub_##S(T a, T b) { return a - b; }                                                                        \
     RZ_INLINE T mul_##S(T a, T b) { return a * b; }                                                                        \
@@ -42,13 +42,13 @@
     }                                                                                                                      \
     RZ_INLINE T gelu_tanh_pullback_##S(T x, T g) {                                                                         \
         T u = (T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x);                                                   \
-        T t = F(tanh)(u), du = (T)0.79788456080286535588 * (1 + 3 * (T)0.044715 * x * x);                                  \
+        T t = 2 / (1 + EXP(-2 * u)) - 1, du = (T)0.79788456080286535588 * (1 + 3 * (T)0.044715 * x * x);                                  \
         return g * ((T)0.5 * (1 + t) + (T)0.5 * x * (1 - t * t) * du);                                                     \
     }
 #define FLOAT_NAME(name) name##f
 #define DOUBLE_NAME(name) name
-DEFINE_SCALARS(float, f32, rz_expf, FLOAT_NAME)
-DEFINE_SCALARS(double, f64, exp, DOUBLE_NAME)
+DEFINE_SCALARS(float, f32, rz_expf, rz_sqrtf, FLOAT_NAME)
+DEFINE_SCALARS(double, f64, exp, rz_sqrt, DOUBLE_NAME)
 
 #define DEFINE_INTEGER_SCALARS(T, U, S)                                                                                    \
     RZ_INLINE T neg_##S(T x) { return (T)(0 - (U)x); }                                                                     \
@@ -162,6 +162,22 @@ RZ_INLINE int32_t to_i32(double v) { return v != v ? 0 : v <= -2147483648.0 ? IN
 RZ_INLINE int64_t to_i64(double v) {
     return v != v ? 0 : v <= -9223372036854775808.0 ? INT64_MIN : v >= 9223372036854775808.0 ? INT64_MAX : (int64_t)v;
 }
+// Rounding to odd on the way: the value cut off, its last bit set if anything was lost. A second rounding to a format at least
+// two bits shorter then gives what one rounding would (Boldo and Melquiond 2008).
+RZ_INLINE float f64_to_f32_odd(double v) {
+    float f = (float)v;
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    bits -= fabs((double)f) > fabs(v);
+    bits |= (double)f != v;
+    memcpy(&f, &bits, 4);
+    return v != v ? (float)v : f;
+}
+RZ_INLINE double i64_to_f64_odd(int64_t v) {
+    int fits = v > -((int64_t)1 << 53) && v < (int64_t)1 << 53;
+    int64_t high = (v >> 11) | ((v & 0x7ff) != 0);
+    return fits ? (double)v : (double)high * 2048;
+}
 DEFINE_CONVERT(bf16_f32, uint16_t, float, rz_bf16_to_f32(v))
 DEFINE_CONVERT(f16_f32, uint16_t, float, rz_f16_to_f32(v))
 DEFINE_CONVERT(f32_bf16, float, uint16_t, rz_f32_to_bf16(v))
@@ -169,6 +185,8 @@ DEFINE_CONVERT(f32_f16, float, uint16_t, rz_f32_to_f16(v))
 DEFINE_CONVERT(f32_f32, float, float, v)
 DEFINE_CONVERT(f32_f64, float, double, (double)v)
 DEFINE_CONVERT(f64_f32, double, float, (float)v)
+DEFINE_CONVERT(f64_bf16, double, uint16_t, rz_f32_to_bf16(f64_to_f32_odd(v)))
+DEFINE_CONVERT(f64_f16, double, uint16_t, rz_f32_to_f16(f64_to_f32_odd(v)))
 DEFINE_CONVERT(f64_f64, double, double, v)
 DEFINE_CONVERT(i32_i32, int32_t, int32_t, v)
 DEFINE_CONVERT(i64_i64, int64_t, int64_t, v)
@@ -176,6 +194,9 @@ DEFINE_CONVERT(i32_i64, int32_t, int64_t, v)
 DEFINE_CONVERT(i64_i32, int64_t, int32_t, (int32_t)v)
 DEFINE_CONVERT(i32_f64, int32_t, double, (double)v)
 DEFINE_CONVERT(i64_f64, int64_t, double, (double)v)
+DEFINE_CONVERT(i64_f32, int64_t, float, (float)v)
+DEFINE_CONVERT(i64_bf16, int64_t, uint16_t, rz_f32_to_bf16(f64_to_f32_odd(i64_to_f64_odd(v))))
+DEFINE_CONVERT(i64_f16, int64_t, uint16_t, rz_f32_to_f16(f64_to_f32_odd(i64_to_f64_odd(v))))
 DEFINE_CONVERT(bool_f64, uint8_t, double, v ? 1.0 : 0.0)
 DEFINE_CONVERT(bool_i64, uint8_t, int64_t, v ? 1 : 0)
 DEFINE_CONVERT(f64_i32, double, int32_t, to_i32(v))
@@ -207,6 +228,11 @@ static int convert_directly(int from, int64_t n, const void *x, int64_t sx, int 
     case PAIR(RZ_F16, RZ_F32): convert_f16_f32(n, x, sx, out, so); return 1;
     case PAIR(RZ_F32, RZ_BF16): convert_f32_bf16(n, x, sx, out, so); return 1;
     case PAIR(RZ_F32, RZ_F16): convert_f32_f16(n, x, sx, out, so); return 1;
+    case PAIR(RZ_F64, RZ_BF16): convert_f64_bf16(n, x, sx, out, so); return 1;
+    case PAIR(RZ_F64, RZ_F16): convert_f64_f16(n, x, sx, out, so); return 1;
+    case PAIR(RZ_I64, RZ_F32): convert_i64_f32(n, x, sx, out, so); return 1;
+    case PAIR(RZ_I64, RZ_BF16): convert_i64_bf16(n, x, sx, out, so); return 1;
+    case PAIR(RZ_I64, RZ_F16): convert_i64_f16(n, x, sx, out, so); return 1;
     case PAIR(RZ_I32, RZ_I64): convert_i32_i64(n, x, sx, out, so); return 1;
     case PAIR(RZ_I64, RZ_I32): convert_i64_i32(n, x, sx, out, so); return 1;
     case PAIR(RZ_I32, RZ_F64): convert_i32_f64(n, x, sx, out, so); return 1;
@@ -225,10 +251,7 @@ static int convert_directly(int from, int64_t n, const void *x, int64_t sx, int 
 // The type through which a pair without a loop of its own goes: exact for the source, so only one rounding happens.
 static int bridge(int from, int to) {
     if (from == RZ_BF16 || from == RZ_F16) return RZ_F32;
-    if (from == RZ_F32) return RZ_F64;
     if (from == RZ_BOOL && to == RZ_I32) return RZ_I64;
-    if ((from == RZ_I32 || from == RZ_I64 || from == RZ_BOOL) && to == RZ_F32) return RZ_F64;
-    if (to == RZ_BF16 || to == RZ_F16) return from == RZ_F64 ? RZ_F32 : RZ_F64;
     return RZ_F64;
 }
 

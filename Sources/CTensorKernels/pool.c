@@ -32,17 +32,21 @@ struct rz_pool {
 
 typedef struct { rz_pool *pool; int worker; } start_argument;
 
-static _Thread_local int current_worker = -1; // of the pool whose body runs on this thread
+static _Thread_local int current_worker = -1;          // of the pool whose body runs on this thread
+static _Thread_local const rz_pool *current_pool;
 
 static void work(rz_pool *p, int worker) {
     int outer = current_worker;
+    const rz_pool *outer_pool = current_pool;
     current_worker = worker;
+    current_pool = p;
     for (;;) {
         int64_t i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
         if (i >= p->count) break;
         p->body(p->argument, i, worker);
     }
     current_worker = outer;
+    current_pool = outer_pool;
 }
 
 static void *helper(void *raw) {
@@ -108,10 +112,9 @@ int rz_pool_workers(const rz_pool *p) { return p->workers; }
 void rz_pool_run(rz_pool *p, int64_t count, rz_pool_body body, void *argument) {
     if (count <= 0) return;
     if (current_worker >= 0 || p->running == 0 || count == 1) { // nested, alone, or not worth waking anyone
-        int worker = current_worker >= 0 ? current_worker : 0, outer = current_worker;
-        current_worker = worker;
+        // Worker numbers name scratch memory of one pool: nested in itself the caller keeps its own, elsewhere it is worker 0.
+        int worker = current_pool == p ? current_worker : 0;
         for (int64_t i = 0; i < count; i++) body(argument, i, worker);
-        current_worker = outer;
         return;
     }
     p->count = count;

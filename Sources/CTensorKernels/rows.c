@@ -55,7 +55,12 @@
     }                                                                                                                      \
     RZ_CLONES static void softmax_##S(int64_t n, const T *x, T *out) {                                                     \
         T m = largest_##S(n, x);                                                                                           \
-        if (m == -INFINITY) { for (int64_t i = 0; i < n; i++) out[i] = 0; return; }                                        \
+        if (m == -INFINITY) { /* nothing to see: zeros, unless a NaN hides among them */                                   \
+            T value = 0;                                                                                                   \
+            for (int64_t i = 0; i < n; i++) value = x[i] != x[i] ? x[i] : value;                                           \
+            for (int64_t i = 0; i < n; i++) out[i] = value;                                                                \
+            return;                                                                                                        \
+        }                                                                                                                  \
         T scale = (T)(1 / exponentials_##S(n, x, m, out));                                                                 \
         for (int64_t i = 0; i < n; i++) out[i] *= scale;                                                                   \
     }                                                                                                                      \

@@ -3,8 +3,9 @@ import TensorCore
 
 /// A file that appears under its name complete and on the disk, or not at all.
 ///
-/// The bytes go into a hidden file beside the target, locked by its writer. `commit` brings them to the disk, renames, and brings the
-/// name to the disk. A writer that dies leaves the hidden file without a lock; the next one in this folder removes it.
+/// The bytes go into a hidden file beside the target, locked by its writer. `commit` brings them to the disk,
+/// renames, and brings the name to the disk. A writer that dies leaves the hidden file without a lock; the next one
+/// in this folder removes it.
 final class AtomicFile: Sendable {
     static let suffix = ".ringzoo-partial"
 
@@ -52,8 +53,8 @@ final class AtomicFile: Sendable {
         }
     }
 
-    /// On an error before the rename the target is as it was; after it (the folder could not be brought to the disk) the new file is
-    /// complete under its name, but might not survive a loss of power.
+    /// On an error before the rename the target is as it was; after it (the folder could not be brought to the disk)
+    /// the new file is complete under its name, but might not survive a loss of power.
     func commit() throws {
         try phase.withLock { phase in
             guard phase == .open else { fatalError("AtomicFile.commit: called twice, or after abandon") }

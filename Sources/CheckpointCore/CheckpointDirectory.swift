@@ -28,7 +28,8 @@ public final class CheckpointDirectory: Sendable {
 
     static let lockName = ".ringzoo-lock"
 
-    /// Makes the folder where it is missing, and locks it. Errors: `inputOutput` when another process has it, naming that process.
+    /// Makes the folder where it is missing, and locks it. Errors: `inputOutput` when another process has it, naming
+    /// that process.
     public init(_ path: String, keep: Int = 3, fileSystem: any FileSystem = POSIXFileSystem()) throws {
         guard keep >= 1 else {
             throw RingZooError(.config, "run.keep is \(keep)", tried: ["keep at least 1 checkpoint"])
@@ -86,7 +87,8 @@ public final class CheckpointDirectory: Sendable {
 
     /// Saves a step and then removes the oldest beyond `keep`; gives the path. The one just saved is never removed.
     ///
-    /// On an error nothing was removed, and a checkpoint of the same step is as it was.
+    /// On an error while saving nothing was removed, and a checkpoint of the same step is as it was; an error while
+    /// removing comes after the new checkpoint is complete in its place.
     @discardableResult
     public func save(step: Int, tensors: [TensorSource], metadata: [String: String] = [:]) throws -> String {
         let target = path(ofStep: step)
@@ -108,7 +110,8 @@ public final class CheckpointDirectory: Sendable {
         try Self.newest(in: path, fileSystem: fileSystem)
     }
 
-    /// The same for a folder that somebody else may own. A file that vanishes meanwhile is passed over; a disk that cannot be read is an error.
+    /// The same for a folder that somebody else may own. A file that vanishes meanwhile is passed over; a disk that
+    /// cannot be read is an error.
     public static func newest(
         in path: String, fileSystem: any FileSystem = POSIXFileSystem()
     ) throws -> (reader: CheckpointReader?, damaged: [Damaged]) {

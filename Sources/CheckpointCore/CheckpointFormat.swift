@@ -2,9 +2,10 @@ import TensorCore
 
 /// What a checkpoint file is made of; `Docs/Checkpoints.md` is the description for other implementations.
 ///
-/// Bytes 0..<4096 are the header (HDF5 calls the place the user block). The HDF5 file behind it holds `/manifest` (JSON), `/tensors/...` and
-/// `/metadata/...`. Each byte of the file is under exactly one sum: the header under its own SHA-256, the manifest under the one in the header,
-/// each tensor under a CRC-32C in the manifest, and all other bytes (HDF5's own, metadata, gaps) under a SHA-256 in the manifest.
+/// Bytes 0..<4096 are the header (HDF5 calls the place the user block). The HDF5 file behind it holds `/manifest`
+/// (JSON), `/tensors/...` and `/metadata/...`. Each byte of the file is under exactly one sum: the header under its
+/// own SHA-256, the manifest under the one in the header, each tensor under a CRC-32C in the manifest, and all other
+/// bytes (HDF5's own, metadata, gaps) under a SHA-256 in the manifest.
 enum CheckpointFormat {
     static let version = 1
     static let headerSize = 4096
@@ -76,12 +77,15 @@ struct CheckpointHeader: Equatable {
             if header.starts(with: CheckpointFormat.hdf5Signature) { throw Self.foreign(path) }
             throw fault("not a RingZoo checkpoint: its first bytes are something else")
         }
-        guard SHA256.digest(UnsafeRawBufferPointer(rebasing: header[..<Self.sumOffset])).elementsEqual(header[Self.sumOffset...])
+        guard
+            SHA256.digest(UnsafeRawBufferPointer(rebasing: header[..<Self.sumOffset])).elementsEqual(
+                header[Self.sumOffset...])
         else { throw fault("the header is damaged (its SHA-256 differs)") }
         func integer(_ offset: Int, _ count: Int) -> UInt64 {
             (0..<count).reduce(0) { $0 | UInt64(header[offset + $1]) << (8 * UInt64($1)) }
         }
-        guard integer(8, 4) == UInt64(CheckpointFormat.version), integer(12, 4) == UInt64(CheckpointFormat.headerSize) else {
+        guard integer(8, 4) == UInt64(CheckpointFormat.version), integer(12, 4) == UInt64(CheckpointFormat.headerSize)
+        else {
             throw fault(
                 "written in checkpoint format \(integer(8, 4)); this build reads format \(CheckpointFormat.version)",
                 "use the RingZoo version that wrote it")
@@ -89,7 +93,8 @@ struct CheckpointHeader: Equatable {
         guard integer(16, 8) == UInt64(file.count) else {
             throw fault("\(file.count) bytes long, but written with \(integer(16, 8)): cut off or appended to")
         }
-        guard let offset = Int(exactly: integer(24, 8)), let size = Int(exactly: integer(32, 8)), offset >= header.count,
+        guard let offset = Int(exactly: integer(24, 8)), let size = Int(exactly: integer(32, 8)),
+            offset >= header.count,
             size > 0, offset <= file.count, size <= file.count - offset
         else { throw fault("the manifest is said to lie outside the file") }
         self.init(
@@ -148,7 +153,8 @@ struct CheckpointManifest: Equatable {
         text += "],\n\"tensors\":["
         text += tensors.map { tensor in
             let shape = tensor.info.shape.map(String.init).joined(separator: ",")
-            return "\n{\"name\":\(JSON.quoted(tensor.info.name)),\"dtype\":\"\(tensor.info.dtype.rawValue)\",\"shape\":[\(shape)],"
+            return
+                "\n{\"name\":\(JSON.quoted(tensor.info.name)),\"dtype\":\"\(tensor.info.dtype.rawValue)\",\"shape\":[\(shape)],"
                 + "\"offset\":\(place(tensor.offset)),\"byteCount\":\(tensor.info.byteCount),\"crc32c\":\"\(hexadecimal32(tensor.crc32c))\"}"
         }.joined(separator: ",")
         return Array((text + "]}\n").utf8)
@@ -160,7 +166,8 @@ struct CheckpointManifest: Equatable {
         self.structureSHA256 = structureSHA256
     }
 
-    /// Parses and checks a manifest whose SHA-256 is right; it may still have been made by an enemy. Errors: `corruptInput`.
+    /// Parses and checks a manifest whose SHA-256 is right; it may still have been made by an enemy. Errors:
+    /// `corruptInput`.
     init(parsing bytes: UnsafeRawBufferPointer, header: CheckpointHeader, path: String) throws {
         func fault(_ what: String) -> RingZooError { RingZooError(.corruptInput, "\(path): manifest: \(what)") }
         let json: JSON
@@ -201,7 +208,8 @@ struct CheckpointManifest: Equatable {
         }
         names = []
         metadata = try metadataList.map { entry in
-            guard let name = entry["name"]?.text, let offset = entry["offset"]?.int, let byteCount = entry["byteCount"]?.int,
+            guard let name = entry["name"]?.text, let offset = entry["offset"]?.int,
+                let byteCount = entry["byteCount"]?.int,
                 byteCount >= 0
             else { throw fault("the entry of a metadata text is incomplete") }
             if let what = CheckpointFormat.fault(inMetadataName: name) { throw fault("metadata \"\(name)\": \(what)") }

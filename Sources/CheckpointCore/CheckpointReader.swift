@@ -3,9 +3,10 @@ import TensorCore
 
 /// An open checkpoint: verified, mapped, its tensors handed out without a copy.
 ///
-/// Before libhdf5 sees a byte, the header, the manifest and HDF5's own bytes are verified by SHA-256; then libhdf5's view of the file must
-/// agree with the manifest in every name, shape, type and place, with hard links and contiguous data only. Tensor bytes are verified by CRC-32C,
-/// all at once or each when it is first read. Memory: the page cache only.
+/// Before libhdf5 sees a byte, the header, the manifest and HDF5's own bytes are verified by SHA-256; then libhdf5's
+/// view of the file must agree with the manifest in every name, shape, type and place, with hard links and contiguous
+/// data only. Tensor bytes are verified by CRC-32C, all at once or each when it is first read. Memory: the page cache
+/// only.
 public final class CheckpointReader: TensorCollection {
     /// When the sums of tensor bytes are checked.
     public enum Verification: Sendable {
@@ -25,7 +26,8 @@ public final class CheckpointReader: TensorCollection {
     private let indices: [String: Int]
     private let verified: Mutex<[Bool]>
 
-    /// Errors: `missingInput`, `inputOutput`, and `corruptInput` naming the file and the part that is damaged or not allowed.
+    /// Errors: `missingInput`, `inputOutput`, and `corruptInput` naming the file and the part that is damaged or not
+    /// allowed.
     public init(
         _ path: String, verify: Verification = .everything, fileSystem: any FileSystem = POSIXFileSystem()
     ) throws {
@@ -53,7 +55,8 @@ public final class CheckpointReader: TensorCollection {
     public func bytes(of name: String) throws -> TensorBytes {
         guard let index = indices[name] else {
             throw RingZooError(
-                .missingInput, "\(path) has no tensor \(name)", tried: ["it has \(tensors.count) tensors, among them \(examples)"])
+                .missingInput, "\(path) has no tensor \(name)",
+                tried: ["it has \(tensors.count) tensors, among them \(examples)"])
         }
         let tensor = manifest.tensors[index]
         // Two threads may verify the same tensor at once; that costs time, not truth.
@@ -70,7 +73,8 @@ public final class CheckpointReader: TensorCollection {
     @discardableResult
     static func verify(_ file: UnsafeRawBufferPointer, tensorBytes: Bool, path: String) throws -> CheckpointManifest {
         let header = try CheckpointHeader(verifying: file, path: path)
-        let text = UnsafeRawBufferPointer(rebasing: file[header.manifestOffset..<header.manifestOffset + header.manifestSize])
+        let text = UnsafeRawBufferPointer(
+            rebasing: file[header.manifestOffset..<header.manifestOffset + header.manifestSize])
         guard SHA256.digest(text) == header.manifestSHA256 else {
             throw RingZooError(.corruptInput, "\(path): the manifest is damaged (its SHA-256 differs)")
         }
@@ -117,10 +121,13 @@ public final class CheckpointReader: TensorCollection {
         for set in contents.dataSets {
             var parent = splitPath(set.path).directory
             while parent != "/", groups.insert(parent).inserted { parent = splitPath(parent).directory }
-            // The manifest itself was found by the header; an empty text keeps one null byte that the manifest does not count.
+            // The manifest itself was found by the header; an empty text keeps one null byte that the manifest does
+            // not count.
             if set.path == CheckpointFormat.manifestPath { continue }
             if set.type == .string(1), set.path.hasPrefix("/metadata/"),
-                manifest.metadata.contains(where: { $0.byteCount == 0 && CheckpointFormat.metadataPath($0.name) == set.path })
+                manifest.metadata.contains(where: {
+                    $0.byteCount == 0 && CheckpointFormat.metadataPath($0.name) == set.path
+                })
             {
                 continue
             }

@@ -3,9 +3,10 @@ import TensorCore
 
 /// Writes one checkpoint file: it appears under its name complete, verified and on the disk, or not at all.
 ///
-/// All space is reserved at the start, so a full disk shows before any tensor is written. Any thread may then write any slice of any tensor
-/// (ranks write their shards at the same time); `commit` fails unless the slices cover each tensor exactly once. Memory: the skeleton and the metadata,
-/// a few kilobytes; tensor bytes are never held. Equal input gives equal bytes.
+/// All space is reserved at the start, so a full disk shows before any tensor is written. Any thread may then write
+/// any slice of any tensor (ranks write their shards at the same time); `commit` fails unless the slices cover each
+/// tensor exactly once. Memory: the skeleton and the metadata, a few kilobytes; tensor bytes are never held. Equal
+/// input gives equal bytes.
 public final class CheckpointWriter: Sendable {
     private struct Slice {
         var offset: Int
@@ -21,7 +22,8 @@ public final class CheckpointWriter: Sendable {
 
     /// Plans the file, reserves its space and writes everything but the tensors.
     ///
-    /// Tensor names are parts separated by dots. Errors: `usage` for names or shapes that cannot be stored, `inputOutput` for the disk.
+    /// Tensor names are parts separated by dots. Errors: `usage` for names or shapes that cannot be stored,
+    /// `inputOutput` for the disk.
     public init(
         _ path: String, tensors: [TensorInfo], metadata: [String: String] = [:],
         fileSystem: any FileSystem = POSIXFileSystem()
@@ -76,7 +78,8 @@ public final class CheckpointWriter: Sendable {
         let tensor = draft.tensors[index]
         guard offset >= 0, offset <= tensor.info.byteCount, bytes.count <= tensor.info.byteCount - offset else {
             fatalError(
-                "CheckpointWriter.write: \(bytes.count) bytes at \(offset) do not fit the \(tensor.info.byteCount) of \(name)")
+                "CheckpointWriter.write: \(bytes.count) bytes at \(offset) do not fit the \(tensor.info.byteCount) of \(name)"
+            )
         }
         // Small pieces: the sum finds in the cache what the copy into the file is about to read.
         let pieceSize = 1 << 20
@@ -92,7 +95,8 @@ public final class CheckpointWriter: Sendable {
         }
     }
 
-    /// Seals the file, brings it to the disk and gives it its name. Errors: `usage` when a tensor is not covered exactly, `inputOutput`.
+    /// Seals the file, brings it to the disk and gives it its name. Errors: `usage` when a tensor is not covered
+    /// exactly, `inputOutput`.
     public func commit() throws {
         var manifest = draft
         let slices = slices.withLock { $0 }
@@ -103,7 +107,8 @@ public final class CheckpointWriter: Sendable {
             for slice in slices[index].sorted(by: { $0.offset < $1.offset }) {
                 guard slice.offset == end else {
                     throw RingZooError(
-                        .usage, "\(file.path): tensor \(info.name): bytes \(min(end, slice.offset)) to \(max(end, slice.offset)) "
+                        .usage,
+                        "\(file.path): tensor \(info.name): the bytes between \(end) and \(slice.offset) "
                             + (slice.offset > end ? "were not written" : "were written twice"))
                 }
                 crc = crc32cOfJoined(crc, slice.crc32c, slice.count)
@@ -125,7 +130,8 @@ public final class CheckpointWriter: Sendable {
         try file.commit()
     }
 
-    /// Gives up and removes the unfinished file; what had the name before stays. Also happens when the writer goes away uncommitted.
+    /// Gives up and removes the unfinished file; what had the name before stays. Also happens when the writer goes
+    /// away uncommitted.
     public func abandon() { file.abandon() }
 
     /// Writes a whole checkpoint, one tensor after another.
@@ -168,7 +174,8 @@ public final class CheckpointWriter: Sendable {
             while let dot = name.lastIndex(of: ".") {
                 name = name[..<dot]
                 if indices[String(name)] != nil {
-                    throw RingZooError(.usage, "\(path): tensors \"\(name)\" and \"\(info.name)\" cannot both be stored")
+                    throw RingZooError(
+                        .usage, "\(path): tensors \"\(name)\" and \"\(info.name)\" cannot both be stored")
                 }
             }
         }

@@ -2,8 +2,8 @@ import TensorCore
 
 /// Every access of this module to files, so that a test can make the n-th one fail.
 ///
-/// All functions throw `RingZooError` with code `inputOutput` (a path that should be read and is not there: `missingInput`), naming the
-/// call, the path and the reason of the system.
+/// All functions throw `RingZooError` with code `inputOutput` (a path that should be read and is not there:
+/// `missingInput`), naming the call, the path and the reason of the system.
 public protocol FileSystem: Sendable {
     /// Makes a folder and those above it; one that exists is fine.
     func makeDirectory(_ path: String) throws
@@ -11,8 +11,8 @@ public protocol FileSystem: Sendable {
     /// The names in a folder, in any order.
     func list(_ directory: String) throws -> [String]
 
-    /// Opens a file for writing and locks it until it is closed or its process dies; nil when another holder has it, or when
-    /// it is not there and `creating` is false.
+    /// Opens a file for writing and locks it until it is closed or its process dies; nil when another holder has it,
+    /// or when it is not there and `creating` is false.
     func openLocked(_ path: String, creating: Bool) throws -> OpenFile?
 
     /// Cuts a file to no bytes at all.
@@ -54,8 +54,8 @@ public struct OpenFile: Sendable {
 
 /// A file mapped into memory, read-only. Unmapped when the last reference goes.
 ///
-/// A file that another process cuts short while it is mapped is a bus error at the first touch; files written by this module are replaced by
-/// renaming only, which leaves a map whole.
+/// A file that another process cuts short while it is mapped is a bus error at the first touch; files written by this
+/// module are replaced by renaming only, which leaves a map whole.
 public final class MappedFile: @unchecked Sendable {
     // Unchecked: the memory is never written through this object, and lives exactly as long as it.
     let bytes: UnsafeRawBufferPointer

@@ -2,7 +2,8 @@ import TensorCore
 
 /// Plain HDF5 files: those of other programs, without header, manifest or sums.
 public enum HDF5File {
-    /// Opens any HDF5 file for reading its tensors. Nothing proves that the bytes are whole: only the whitelist protects.
+    /// Opens any HDF5 file for reading its tensors. Nothing proves that the bytes are whole: only the whitelist
+    /// protects.
     ///
     /// Errors: `missingInput`, `inputOutput`; `corruptInput` where libhdf5 cannot list the file.
     public static func readForeign(
@@ -11,9 +12,11 @@ public enum HDF5File {
         try ForeignHDF5File(path, fileSystem: fileSystem)
     }
 
-    /// Writes tensors as a plain HDF5 file that any HDF5 tool reads; complete and on the disk under its name, or not at all.
+    /// Writes tensors as a plain HDF5 file that any HDF5 tool reads; complete and on the disk under its name, or not
+    /// at all.
     ///
-    /// A name is a path whose parts are separated by slashes ("q", "layer/0/q"). Errors: `usage` for names that cannot be stored, `inputOutput`.
+    /// A name is a path whose parts are separated by slashes ("q", "layer/0/q"). Errors: `usage` for names that
+    /// cannot be stored, `inputOutput`.
     public static func write(
         _ path: String, tensors: [TensorSource], fileSystem: any FileSystem = POSIXFileSystem()
     ) throws {
@@ -54,9 +57,10 @@ public enum HDF5File {
 
 /// An HDF5 file of another program, its tensors readable as far as a whitelist allows.
 ///
-/// Allowed: hard links; contiguous data inside the file (mapped, no copy) and chunked data with shuffle, deflate and fletcher32 (unpacked into memory);
-/// float16, bfloat16 (the 16-bit float, or the two opaque bytes of ml_dtypes), float32, float64, int32, int64, and h5py's bool; little-endian; up
-/// to 8 axes. Everything else is listed in `refused` and was neither followed nor read.
+/// Allowed: hard links; contiguous data inside the file (mapped, no copy) and chunked data with shuffle, deflate and
+/// fletcher32 (unpacked into memory); float16, bfloat16 (the 16-bit float, or the two opaque bytes of ml_dtypes),
+/// float32, float64, int32, int64, and h5py's bool; little-endian; up to 8 axes. Everything else is listed in
+/// `refused` and was neither followed nor read.
 public final class ForeignHDF5File: TensorCollection {
     public let path: String
     /// Names are paths without the first slash.
@@ -73,7 +77,8 @@ public final class ForeignHDF5File: TensorCollection {
         let contents = try HDF5Contents(file.bytes, path: path)
         var tensors: [TensorInfo] = []
         var dataSets: [String: HDF5Contents.DataSet] = [:]
-        var refused = Dictionary(contents.refused.map { (String($0.path.dropFirst()), $0.reason) }) { first, _ in first }
+        var refused = Dictionary(contents.refused.map { (String($0.path.dropFirst()), $0.reason) }) { first, _ in first
+        }
         for set in contents.dataSets {
             let name = String(set.path.dropFirst())
             guard case .tensor(let dtype) = set.type else {

@@ -165,7 +165,8 @@ struct HDF5Contents {
     static func read(_ set: DataSet, of bytes: UnsafeRawBufferPointer, path: String) throws -> TensorBytes {
         let memory = OwnedBytes(count: set.byteCount)
         try HDF5Library.locked {
-            if ringzoo_h5_read(bytes.baseAddress, bytes.count, set.path, memory.memory.baseAddress, set.byteCount) != 0 {
+            if ringzoo_h5_read(bytes.baseAddress, bytes.count, set.path, memory.memory.baseAddress, set.byteCount) != 0
+            {
                 throw RingZooError(
                     .corruptInput, "\(path): data set \(set.path) cannot be read", tried: [HDF5Library.reason])
             }
@@ -206,7 +207,8 @@ struct HDF5Contents {
         private func judge(_ fact: ringzoo_h5_fact, _ path: String) -> Result<DataSet, Refusal> {
             guard let type = HDF5Type(fact) else {
                 let words = String(cString: fact.type_words)
-                return .failure(Refusal("its element type (\(words), \(fact.element_size) bytes) is not one RingZoo reads"))
+                return .failure(
+                    Refusal("its element type (\(words), \(fact.element_size) bytes) is not one RingZoo reads"))
             }
             guard fact.rank <= TensorInfo.maximumRank else {
                 return .failure(Refusal("it has \(fact.rank) axes, more than \(TensorInfo.maximumRank)"))
@@ -230,7 +232,9 @@ struct HDF5Contents {
                     offset <= fileSize, byteCount <= fileSize - offset
                 else {
                     return .failure(
-                        Refusal("its \(byteCount) bytes at offset \(fact.offset) are not inside the \(fileSize) bytes of the file"))
+                        Refusal(
+                            "its \(byteCount) bytes at \(fact.offset) are not inside the file of \(fileSize) bytes"
+                        ))
                 }
                 set.storage = .contiguous(offset: offset)
             } else {
@@ -244,7 +248,7 @@ struct HDF5Contents {
                 else {
                     return .failure(
                         Refusal(
-                            "it declares \(byteCount) bytes in chunks of \(fact.chunk_size), which its \(fact.storage_size) stored bytes cannot hold"
+                            "its \(fact.storage_size) stored bytes cannot hold the \(byteCount) it declares"
                         ))
                 }
                 set.storage = .chunked

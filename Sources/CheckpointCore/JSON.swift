@@ -1,6 +1,7 @@
 /// A JSON value (RFC 8259), parsed strictly: for headers that come from outside.
 ///
-/// Foundation's decoder keeps the last of two equal keys without a word; a header with two entries of one name must be refused.
+/// Foundation's decoder keeps the last of two equal keys without a word; a header with two entries of one name must
+/// be refused.
 enum JSON: Equatable {
     case object([Member])
     case array([JSON])

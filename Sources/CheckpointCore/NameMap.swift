@@ -3,8 +3,8 @@ import TensorCore
 /// A one-to-one map between the tensor names of another program and ours, given by rules such as
 /// `model.layers.{n}.self_attn.q_proj.weight` and `layers.{n}.attention.q_proj`.
 ///
-/// A placeholder in braces stands for a decimal number without needless zeros. Every name has at most one image in either direction, and going there
-/// and back gives the name again; rules that would break this are refused.
+/// A placeholder in braces stands for a decimal number without needless zeros. Every name has at most one image in
+/// either direction, and going there and back gives the name again; rules that would break this are refused.
 public struct NameMap: Sendable {
     private struct Rule {
         var theirs: Template
@@ -94,7 +94,8 @@ public struct NameMap: Sendable {
 
         private static func isCanonical(_ digits: String) -> Bool { digits == "0" || !digits.hasPrefix("0") }
 
-        /// The numbers of a name that fits, by placeholder. Runs of digits are taken whole, so there is only one way to fit.
+        /// The numbers of a name that fits, by placeholder. Runs of digits are taken whole, so there is only one way
+        /// to fit.
         func match(_ name: String) -> [String: String]? {
             var numbers: [String: String] = [:]
             var rest = name.utf8[...]

@@ -42,7 +42,8 @@ public struct POSIXFileSystem: FileSystem {
     }
 
     public func openLocked(_ path: String, creating: Bool) throws -> OpenFile? {
-        // The file at the path can change between open and lock (its holder renames it or sweeps it), so look again afterwards.
+        // The file at the path can change between open and lock (its holder renames it or sweeps it), so look again
+        // afterwards.
         for _ in 0..<100 {
             let descriptor = open(path, O_RDWR | O_CLOEXEC | (creating ? O_CREAT : 0), 0o666)
             if descriptor < 0 {

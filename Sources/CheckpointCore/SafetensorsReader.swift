@@ -2,8 +2,9 @@ import TensorCore
 
 /// Tensors in the safetensors format: one file, or a folder of shards with `model.safetensors.index.json`.
 ///
-/// The header is checked in full while opening: at most 100 MB, no name twice, each tensor as long as its shape and type say, tensors side by side from
-/// the first byte to the last. Tensors are mapped, not copied. The format has no sums: changed numbers are not noticed.
+/// The header is checked in full while opening: at most 100 MB, no name twice, each tensor as long as its shape and
+/// type say, tensors side by side from the first byte to the last. Tensors are mapped, not copied. The format has no
+/// sums: changed numbers are not noticed.
 public final class SafetensorsReader: TensorCollection {
     public let path: String
     public let tensors: [TensorInfo]
@@ -34,7 +35,8 @@ public final class SafetensorsReader: TensorCollection {
             for entry in header.entries {
                 if let listed, listed[entry.name].map({ "\(path)/\($0)" }) != file {
                     throw RingZooError(
-                        .corruptInput, "\(file): tensor \(entry.name) is here, but the index says "
+                        .corruptInput,
+                        "\(file): tensor \(entry.name) is here, but the index says "
                             + (listed[entry.name] ?? "there is none of that name"))
                 }
                 guard let dtype = entry.type.dtype else {
@@ -47,7 +49,8 @@ public final class SafetensorsReader: TensorCollection {
             }
         }
         if let listed {
-            for (name, file) in listed.sorted(by: { $0.key < $1.key }) where places[name] == nil && unsupported[name] == nil {
+            for (name, file) in listed.sorted(by: { $0.key < $1.key })
+            where places[name] == nil && unsupported[name] == nil {
                 throw RingZooError(.corruptInput, "\(path)/\(file): tensor \(name) is missing, but the index lists it")
             }
         }
@@ -60,7 +63,8 @@ public final class SafetensorsReader: TensorCollection {
     /// The bytes of a tensor; see `TensorBytes.isAligned` before looking at them through a typed pointer.
     public func bytes(of name: String) throws -> TensorBytes {
         if let type = unsupported[name] {
-            throw RingZooError(.corruptInput, "\(path): tensor \(name) has the type \(type), which RingZoo does not read")
+            throw RingZooError(
+                .corruptInput, "\(path): tensor \(name) has the type \(type), which RingZoo does not read")
         }
         guard let place = places[name] else {
             let known = tensors.prefix(8).map(\.name).joined(separator: ", ")
@@ -199,7 +203,8 @@ struct SafetensorsHeader {
             }
             guard offsets[1] - offsets[0] == byteCount else {
                 throw fault(
-                    "tensor \(name): \(offsets[1] - offsets[0]) bytes, but shape \(shape) of \(typeName) takes \(byteCount)")
+                    "tensor \(name): \(offsets[1] - offsets[0]) bytes, but \(typeName) \(shape) takes \(byteCount)"
+                )
             }
             entries.append(
                 Entry(name: name, type: type, shape: shape, range: start + offsets[0]..<start + offsets[1]))
@@ -209,7 +214,8 @@ struct SafetensorsHeader {
         for entry in entries {
             guard entry.range.lowerBound == end else {
                 throw fault(
-                    "tensor \(entry.name): there is \(entry.range.lowerBound < end ? "an overlap" : "a hole") before its bytes")
+                    "tensor \(entry.name): there is \(entry.range.lowerBound < end ? "an overlap" : "a hole") before its bytes"
+                )
             }
             end = entry.range.upperBound
         }

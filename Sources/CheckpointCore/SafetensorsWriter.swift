@@ -4,7 +4,8 @@ import TensorCore
 public enum SafetensorsWriter {
     /// Writes one file; complete and on the disk under its name, or not at all.
     ///
-    /// Tensors are laid out by falling element size, then by name, so each is aligned. Errors: `usage` for a name twice or an impossible shape, `inputOutput`.
+    /// Tensors are laid out by falling element size, then by name, so each is aligned. Errors: `usage` for a name
+    /// twice or an impossible shape, `inputOutput`.
     public static func write(
         _ path: String, tensors: [TensorSource], metadata: [String: String] = [:],
         fileSystem: any FileSystem = POSIXFileSystem()
@@ -14,7 +15,8 @@ public enum SafetensorsWriter {
             ($1.info.dtype.byteCount, $0.info.name) < ($0.info.dtype.byteCount, $1.info.name)
         }
         var header = "{\"__metadata__\":{"
-        // Readers of Hugging Face models want to be told which framework's layout this is; "pt" is the one they all know.
+        // Readers of Hugging Face models want to be told which framework's layout this is; "pt" is the one they all
+        // know.
         header += metadata.merging(["format": "pt"]) { given, _ in given }.sorted { $0.key < $1.key }
             .map { "\(JSON.quoted($0.key)):\(JSON.quoted($0.value))" }.joined(separator: ",")
         header += "}"
@@ -50,15 +52,18 @@ public enum SafetensorsWriter {
         }
     }
 
-    /// Writes a folder: `model.safetensors` when everything fits into one shard, else `model-00001-of-0000N.safetensors` and the index, which
-    /// comes last. A shard holds at most `maximumShardSize` bytes of tensors, but at least one tensor.
+    /// Writes a folder: `model.safetensors` when everything fits into one shard, else
+    /// `model-00001-of-0000N.safetensors` and the index, which comes last. A shard holds at most `maximumShardSize`
+    /// bytes of tensors, but at least one tensor.
     ///
     /// Errors: `usage` when the folder already holds a model (shards cannot be replaced all at once), `inputOutput`.
     public static func writeFolder(
         _ path: String, tensors: [TensorSource], metadata: [String: String] = [:], maximumShardSize: Int,
         fileSystem: any FileSystem = POSIXFileSystem()
     ) throws {
-        guard maximumShardSize > 0 else { throw RingZooError(.usage, "a shard of \(maximumShardSize) bytes holds nothing") }
+        guard maximumShardSize > 0 else {
+            throw RingZooError(.usage, "a shard of \(maximumShardSize) bytes holds nothing")
+        }
         try check(tensors, path)
         try fileSystem.makeDirectory(path)
         if let old = try fileSystem.list(path).first(where: {

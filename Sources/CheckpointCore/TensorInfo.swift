@@ -43,8 +43,8 @@ public struct TensorSource: Sendable {
     public typealias Sink = (UnsafeRawBufferPointer) throws -> Void
 
     public let info: TensorInfo
-    /// Called once; passes consecutive pieces to its argument that together are `info.byteCount` bytes. Only the piece of the
-    /// moment needs to be in memory.
+    /// Called once; passes consecutive pieces to its argument that together are `info.byteCount` bytes. Only the
+    /// piece of the moment needs to be in memory.
     public let stream: @Sendable (Sink) throws -> Void
 
     public init(_ info: TensorInfo, stream: @escaping @Sendable (Sink) throws -> Void) {
@@ -63,8 +63,8 @@ public protocol TensorCollection: Sendable {
     /// What is there, in the order of the file.
     var tensors: [TensorInfo] { get }
 
-    /// The bytes of one tensor, verified as far as the format allows. Errors: `missingInput` for an unknown name, `corruptInput` for
-    /// damage or a tensor that is not allowed.
+    /// The bytes of one tensor, verified as far as the format allows. Errors: `missingInput` for an unknown name,
+    /// `corruptInput` for damage or a tensor that is not allowed.
     func bytes(of name: String) throws -> TensorBytes
 }
 
@@ -105,8 +105,8 @@ public struct TensorBytes: Sendable {
         }
     }
 
-    /// True when a typed pointer may look at the bytes in place. Always so in checkpoints; a safetensors file of other origin may
-    /// hold a tensor at an odd place, and that one must be copied.
+    /// True when a typed pointer may look at the bytes in place. Always so in checkpoints; a safetensors file of
+    /// other origin may hold a tensor at an odd place, and that one must be copied.
     public func isAligned(for dtype: DType) -> Bool { start % dtype.byteCount == 0 }
 }
 

@@ -11,8 +11,8 @@ public enum ChunkSize: Sendable, Hashable {
     private static let automaticMinimum = 64
 
     /// Rows of one chunk, at least 1, when one row of the widest intermediate value takes `bytesPerRow` bytes. Chunks are
-    /// evened out, so that the last one is not a small rest.
-    func rows(of count: Int, bytesPerRow: Int) -> Int {
+    /// evened out, so that the last one is not a small rest. Fewer than one token a chunk traps.
+    public func rows(of count: Int, bytesPerRow: Int) -> Int {
         let wanted: Int
         switch self {
         case .auto: wanted = max(Self.automaticMinimum, Self.automaticBytes / max(1, bytesPerRow))

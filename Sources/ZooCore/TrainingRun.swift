@@ -39,7 +39,8 @@ public struct TrainingRun: Sendable {
             }
             if let preset = config.model.preset {
                 throw RingZooError(
-                    .config, "\(Self.prefix(config, "model.preset"))model.preset is '\(preset)', but model.from is a checkpoint",
+                    .config,
+                    "\(Self.prefix(config, "model.preset"))model.preset is '\(preset)', but model.from is a checkpoint",
                     tried: ["leave model.preset out: the checkpoint has its own sizes"])
             }
             blueprint = try start.family.blueprint(
@@ -201,8 +202,8 @@ struct RunEnvironment: Codable, Hashable {
     var products: String
 }
 
-/// 1234567 -> "1,234,567"
-func grouped(_ number: Int) -> String {
+/// Digits in groups of three: 1,234,567.
+public func grouped(_ number: Int) -> String {
     var text = ""
     for (i, digit) in String(number).reversed().enumerated() {
         if i > 0 && i % 3 == 0 && digit != "-" { text.append(",") }

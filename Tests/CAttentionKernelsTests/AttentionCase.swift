@@ -102,7 +102,8 @@ final class StoredTensor {
         self.stored = stored
         let count = batch * batchStride
         memory = .allocate(byteCount: max(1, count * stored.bytes), alignment: 8)
-        memory.initializeMemory(as: UInt8.self, repeating: 0xff, count: max(1, count * stored.bytes))  // NaN in the gaps
+        // NaN in the gaps.
+        memory.initializeMemory(as: UInt8.self, repeating: 0xff, count: max(1, count * stored.bytes))
         var exact = values
         var index = 0
         for b in 0..<batch {

@@ -126,9 +126,9 @@ let kernelSets: [String] = {
                 return zip(run.out, run.oracle!.out).reduce(sum) { $0 + ($1.1 - Double($1.0)) * ($1.1 - Double($1.0)) }
             }
         }
-        // The bar for a ring: RMS error(N) / error(1) <= 1.5 up to N = 64.
+        // A ring's bar is RMS error(N) / error(1) <= 1.5 up to N = 64; the kernels' own share is measured at 1.03.
         let one = squaredErrors(1)
-        for splits in [4, 64] { #expect((squaredErrors(splits) / one).squareRoot() <= 1.5, "\(splits) splits") }
+        for splits in [4, 64] { #expect((squaredErrors(splits) / one).squareRoot() <= 1.2, "\(splits) splits") }
     }
 
     @Test(arguments: kernelSets) func anyNumberOfWorkersGivesTheSameBits(_ kernels: String) {
@@ -207,6 +207,17 @@ let kernelSets: [String] = {
         }
     }
 
+    @Test(arguments: [1e4, -1e4, 2777]) func anOffsetOfAllLogitsCancelsOverSplits(_ offset: Double) {
+        // All logits of a row are the same number, so out is the mean of the values, whatever the cuts.
+        var random = SplitMix64(seed: 22)
+        var c = AttentionCase(queries: 12, keys: 400, size: 8)
+        c.fill(&random)
+        for i in c.q.indices { c.q[i] = i % 8 == 0 ? offset / c.scale : 0 }
+        for i in c.k.indices { c.k[i] = 1 }
+        let run = KernelRun(c, Float.self, splits: [0..<50, 50..<51, 51..<200, 200..<400])
+        #expect(zip(run.out, run.oracle!.out).allSatisfy { abs(Double($0) - $1) < 2e-6 })
+    }
+
     @Test(arguments: kernelSets) func rowsWithoutAKeyStayEmpty(_ kernels: String) {
         #expect(rz_attention_set_kernels(kernels))
         defer { rz_attention_set_kernels(nil) }
@@ -231,7 +242,9 @@ let kernelSets: [String] = {
         }
     }
 
-    @Test func aBiasOfMinusInfinityMasks() {
+    @Test(arguments: kernelSets) func aBiasOfMinusInfinityMasks(_ kernels: String) {
+        #expect(rz_attention_set_kernels(kernels))
+        defer { rz_attention_set_kernels(nil) }
         var random = SplitMix64(seed: 16)
         var c = AttentionCase(queries: 30, keys: 140, size: 12)
         c.fill(&random)
@@ -243,7 +256,9 @@ let kernelSets: [String] = {
         #expect(run.lse[0] == -.infinity && run.lse[3] > -.infinity)
     }
 
-    @Test func notANumberReachesItsRowAndNoOther() {
+    @Test(arguments: kernelSets) func notANumberReachesItsRowAndNoOther(_ kernels: String) {
+        #expect(rz_attention_set_kernels(kernels))
+        defer { rz_attention_set_kernels(nil) }
         var random = SplitMix64(seed: 17)
         var c = AttentionCase(queries: 50, keys: 130, size: 16)
         c.fill(&random)

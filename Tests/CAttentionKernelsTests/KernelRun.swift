@@ -13,7 +13,7 @@ protocol KernelReal: BinaryFloatingPoint, Sendable {
     static func backward(
         _ problem: rz_attention_problem, _ dout: rz_attention_tensor, _ q: rz_attention_tensor,
         _ k: rz_attention_tensor,
-        _ v: rz_attention_tensor, _ lse: [Self], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
+        _ v: rz_attention_tensor, _ lse: [Double], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
         _ dk: UnsafeMutablePointer<Self>, _ dv: UnsafeMutablePointer<Self>, _ dbias: UnsafeMutablePointer<Self>?,
         _ dbiasStrides: [Int64], blas: Bool, _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
     ) -> Int64
@@ -59,7 +59,7 @@ extension Float: KernelReal {
     static func backward(
         _ problem: rz_attention_problem, _ dout: rz_attention_tensor, _ q: rz_attention_tensor,
         _ k: rz_attention_tensor,
-        _ v: rz_attention_tensor, _ lse: [Self], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
+        _ v: rz_attention_tensor, _ lse: [Double], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
         _ dk: UnsafeMutablePointer<Self>, _ dv: UnsafeMutablePointer<Self>, _ dbias: UnsafeMutablePointer<Self>?,
         _ dbiasStrides: [Int64], blas: Bool, _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
     ) -> Int64 {
@@ -113,7 +113,7 @@ extension Double: KernelReal {
     static func backward(
         _ problem: rz_attention_problem, _ dout: rz_attention_tensor, _ q: rz_attention_tensor,
         _ k: rz_attention_tensor,
-        _ v: rz_attention_tensor, _ lse: [Self], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
+        _ v: rz_attention_tensor, _ lse: [Double], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
         _ dk: UnsafeMutablePointer<Self>, _ dv: UnsafeMutablePointer<Self>, _ dbias: UnsafeMutablePointer<Self>?,
         _ dbiasStrides: [Int64], blas: Bool, _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
     ) -> Int64 {
@@ -153,7 +153,7 @@ struct KernelRun<Real: KernelReal> {
     var l: [Real] = []
     var acc: [Real] = []
     var out: [Real] = []
-    var lse: [Real] = []
+    var lse: [Double] = []
     var dq: [Real] = []
     var dk: [Real] = []
     var dv: [Real] = []
@@ -198,7 +198,7 @@ struct KernelRun<Real: KernelReal> {
                 }
             }
         }
-        lse = zip(m, l).map { $1 == 0 ? -.infinity : $0 + Real(log(Double($1))) }
+        lse = zip(m, l).map { $1 == 0 ? -.infinity : Double($0) * log(2) + log(Double($1)) }
         out = acc.indices.map { l[$0 / c.size] == 0 ? 0 : acc[$0] / l[$0 / c.size] }
         let delta = (0..<rows).map { row in
             Real((0..<c.size).reduce(0.0) { $0 + dout.values[row * c.size + $1] * Double(out[row * c.size + $1]) })
@@ -236,9 +236,10 @@ struct KernelRun<Real: KernelReal> {
     /// For dbias, m is the largest sum of |dS| behind an element, since the sum itself cancels.
     func worstError() -> (name: String, ratio: Double) {
         guard let oracle else { fatalError("this run was made without the oracle") }
-        let compared: [(String, [Real], [Double])] = [
-            ("out", out, oracle.out), ("lse", lse, oracle.lse), ("dq", dq, oracle.dq), ("dk", dk, oracle.dk),
-            ("dv", dv, oracle.dv), ("dbias", dbias, oracle.dbias),
+        func wide(_ values: [Real]) -> [Double] { values.map { Double($0) } }
+        let compared: [(String, [Double], [Double])] = [
+            ("out", wide(out), oracle.out), ("lse", lse, oracle.lse), ("dq", wide(dq), oracle.dq),
+            ("dk", wide(dk), oracle.dk), ("dv", wide(dv), oracle.dv), ("dbias", wide(dbias), oracle.dbias),
         ]
         var worst = (name: "nothing", ratio: 0.0)
         for (name, values, references) in compared {
@@ -246,10 +247,10 @@ struct KernelRun<Real: KernelReal> {
             let sizes = name == "dbias" ? oracle.dbiasTerms : references
             let largest = sizes.reduce(1.0) { $1.isFinite ? max($0, $1.magnitude) : $0 }
             for (value, reference) in zip(values, references) {
-                if Double(value) == reference { continue }  // also -inf
+                if value == reference { continue }  // also -inf
                 let bound =
                     oracle.spread * (Real.tolerance.absolute * largest + Real.tolerance.relative * reference.magnitude)
-                let ratio = (Double(value) - reference).magnitude / bound
+                let ratio = (value - reference).magnitude / bound
                 if !(ratio <= worst.ratio) { worst = (name, ratio.isNaN ? .infinity : ratio) }
             }
         }

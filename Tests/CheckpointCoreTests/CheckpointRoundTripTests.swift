@@ -32,8 +32,11 @@ import Testing
         #expect(try sample.isAt(folder.file("a.h5")))
     }
 
-    @Test func equalInputGivesEqualBytes() throws {
+    @Test func equalInputGivesEqualBytesAtAnyTime() throws {
         try Sample.everything().save(folder.file("a.h5"))
+        // libhdf5 likes to note the second in which it made a group.
+        let second = time(nil)
+        while time(nil) == second {}
         try Sample.everything().save(folder.file("b.h5"))
         #expect(try readFile(folder.file("a.h5")) == readFile(folder.file("b.h5")))
     }
@@ -77,7 +80,7 @@ import Testing
         #expect(try readFile(folder.file("slices.h5")) == readFile(folder.file("whole.h5")))
     }
 
-    @Test(arguments: [[0..<8], [0..<8, 4..<12], [4..<12], []])
+    @Test(arguments: [[0..<8], [0..<8, 4..<8], [0..<8, 4..<12], [4..<12], []])
     func tensorNotCoveredExactlyOnceIsNotCommitted(_ slices: [Range<Int>]) throws {
         let writer = try CheckpointWriter(
             folder.file("a.h5"), tensors: [TensorInfo(name: "w", shape: [3], dtype: .float32)])
@@ -142,7 +145,7 @@ import Testing
         await #expect(processExitsWith: .success) {
             func peak() -> Int {
                 var usage = rusage()
-                getrusage(RUSAGE_SELF, &usage)
+                getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
                 return usage.ru_maxrss  // KiB on Linux
             }
             let folder = try TemporaryFolder()

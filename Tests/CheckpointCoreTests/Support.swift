@@ -56,7 +56,9 @@ struct Sample {
             TensorInfo(name: "layers.10.attention.q_proj", shape: [1, 2, 1, 3, 1, 2, 1, 2], dtype: .float32),
             TensorInfo(name: "größe", shape: [1], dtype: .int64),
         ]
-        return Sample(infos, seed: seed, metadata: ["config": "model: { name: llama }\n", "empty": "", "step": "12", "tokenizer.json": "{\"ä\":1}"])
+        return Sample(
+            infos, seed: seed,
+            metadata: ["config": "model: { name: llama }\n", "empty": "", "step": "12", "tokenizer.json": "{\"ä\":1}"])
     }
 
     /// Three small tensors.

@@ -94,11 +94,28 @@ import Testing
         }
     }
 
-    @Test func automaticChunksAreEvenAndBounded() throws {
-        // One chunk where everything fits: nothing is computed twice.
-        let layer = randomised(SwiGLUFeedForward(width: 4, hiddenSize: 6, on: device))
-        let x = Tensor.ones([2, 8, 4], on: device)
-        #expect(try layer(x, chunk: .auto).doubles == layer(x).doubles)
+    @Test func chunksAreEvenAndAutomaticOnesBoundTheirBytes() {
+        #expect(ChunkSize.whole.rows(of: 100, bytesPerRow: 1 << 30) == 100)
+        #expect(ChunkSize.tokens(64).rows(of: 100, bytesPerRow: 4) == 50)
+        #expect(ChunkSize.tokens(64).rows(of: 64, bytesPerRow: 4) == 64)
+        #expect(ChunkSize.tokens(7).rows(of: 0, bytesPerRow: 4) == 1)
+        // 32 MiB at most, but never fewer than 64 tokens.
+        #expect(ChunkSize.auto.rows(of: 1 << 20, bytesPerRow: 4 * 11008) * 4 * 11008 <= 32 << 20)
+        #expect(ChunkSize.auto.rows(of: 1 << 20, bytesPerRow: 4 * 11008) > 700)
+        #expect(ChunkSize.auto.rows(of: 1 << 20, bytesPerRow: 1 << 30) == 64)
+        #expect(ChunkSize.auto.rows(of: 1000, bytesPerRow: 4096) == 1000)
+    }
+
+    @Test func aCapturedTensorThatNeedsAGradientIsRefused() throws {
+        let layer = Linear(inputs: 4, outputs: 4, .float64, on: device)
+        let x = normal([6, 4], 1, on: device)
+        let error = #expect(throws: RingZooError.self) {
+            try valueAndGradient(at: [normal([4], 2, on: device)]) { leaves in
+                let captured = leaves[0]
+                return try blockwise(layer, x, chunk: .tokens(2), bytesPerToken: 32) { $0($1) + captured }.sum()
+            }
+        }
+        #expect(error?.message.contains("not one of its arguments") == true)
     }
 
     @Test(arguments: [1, 4, 5, 10, 64]) func chunkedCrossEntropyEqualsHeadThenLoss(chunk: Int) throws {

@@ -103,6 +103,8 @@ struct RunConfigTests {
         #expect(config.place(of: "run.steps")?.description == "run.yaml:3")
         #expect(config.place(of: "attention.backend")?.description == "--set attention.backend=ring")
         #expect(config.place(of: "attention.local") == nil)
+        let message = configMessage { try self.config("model: {name: a}\nrun: {steps: 3}", ["run.steps=4"]) }
+        #expect(message.hasPrefix("run.yaml:2: run.directory is missing"))
     }
 
     @Test(arguments: [
@@ -139,7 +141,9 @@ struct RunConfigTests {
         #expect(message.hasPrefix("--set \(override): \(expected)"), "\(message)")
     }
 
-    @Test func warmupCountsStepsOrAShareOfThem() {
+    @Test func warmupCountsStepsOrAShareOfThem() throws {
+        #expect(try config(shortest, ["optimizer.warmup=1"]).optimizer.warmup == .steps(1))
+        #expect(try config(shortest, ["optimizer.warmup=.5"]).optimizer.warmup == .share(0.5))
         #expect(OptimizerSection.Warmup.share(0.02).steps(of: 1000) == 20)
         #expect(OptimizerSection.Warmup.steps(50).steps(of: 1000) == 50)
     }

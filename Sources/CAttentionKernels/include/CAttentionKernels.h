@@ -1,6 +1,6 @@
 /// Exact attention on CPUs, block by block: forward into a carried state, backward from the log-sum-exp.
 ///
-/// Letters, as in Docs: S logits, P probabilities, m the reference exponent of a row, l its sum of exponentials,
+/// Letters, as in Docs: S logits, P probabilities, m the reference exponent (of 2) of a row, l its sum of exponentials,
 /// O (`acc`) its unnormalised output. Sizes: B batch, H query heads, Hkv key/value heads, Tq queries, Tk keys,
 /// D head size. All strides count elements. All sizes may be zero except D and the head counts.
 ///
@@ -100,17 +100,18 @@ typedef struct {
                                     int64_t ldb, double *c, int64_t ldc);
 } rz_attention_products_f64;
 
-/// Bytes of workspace for one call. Per worker it depends on D and H / Hkv only; shared by all workers come 48 bytes a
-/// block of queries or keys and, backward, 8 bytes a block of queries and key/value head.
+/// Bytes of workspace for one call. Per worker it depends on D and H / Hkv only. Shared by all workers come 24 bytes a
+/// block of queries and of keys (times B where documents differ by batch element), at most 16 partial states when Tq is
+/// small, and backward 8 bytes a block of queries and key/value head. Any alignment; the contents need not be cleared.
 /// `element_bytes` is 4 for the _f32 entry points and 8 for the _f64 ones.
 size_t rz_attention_forward_workspace(const rz_attention_problem *problem, size_t element_bytes, int64_t workers);
 size_t rz_attention_backward_workspace(const rz_attention_problem *problem, size_t element_bytes, int64_t workers);
 
 /// Folds these keys into the state of the queries.
 ///
-/// m, l [B, H, Tq] and acc [B, H, Tq, D] are contiguous. `m` is a reference exponent in natural-log units, not always
-/// the maximum; l = sum of exp(S - m), acc = sum of exp(S - m) v; lse = m + log(l), out = acc / l. An empty state is
-/// m = -inf, l = 0, acc = 0, and a row that sees no key stays exactly so. Dropout thins acc, never l.
+/// m, l [B, H, Tq] and acc [B, H, Tq, D] are contiguous. `m` is a power of two near the largest term, and the others are in its
+/// units: l = sum of exp(S) 2^-m, acc = sum of exp(S) 2^-m v; lse = m ln 2 + log(l), out = acc / l. An empty state is m = -inf,
+/// l = 0, acc = 0, and a row that sees no key stays exactly so. Dropout thins acc, never l.
 /// `products` NULL uses our own tiles. Returns the number of (batch, kv head, query block, key block) computed.
 int64_t rz_attention_forward_f32(const rz_attention_problem *problem, const rz_attention_tensor *q,
                                  const rz_attention_tensor *k, const rz_attention_tensor *v, float *m, float *l,
@@ -123,13 +124,13 @@ int64_t rz_attention_forward_f64(const rz_attention_problem *problem, const rz_a
 
 /// Adds these keys' share to the gradients.
 ///
-/// lse and delta [B, H, Tq] (delta = row sums of dout * out) are over ALL keys, so any subset of keys is valid; a row
+/// lse (float64) and delta [B, H, Tq] (delta = row sums of dout * out) are over ALL keys, so any subset of keys is valid; a row
 /// with lse = -inf contributes nothing. dq [B, H, Tq, D], dk and dv [B, Hkv, Tk, D] are contiguous and are added to.
 /// `dbias` (or NULL) is added to at dbias_strides, axes as bias_strides, summing over broadcast axes; the call is then
 /// serial. Returns the number of block pairs computed.
 int64_t rz_attention_backward_f32(const rz_attention_problem *problem, const rz_attention_tensor *dout,
                                   const rz_attention_tensor *q, const rz_attention_tensor *k,
-                                  const rz_attention_tensor *v, const float *lse, const float *delta, float *dq,
+                                  const rz_attention_tensor *v, const double *lse, const float *delta, float *dq,
                                   float *dk, float *dv, float *dbias, const int64_t *dbias_strides,
                                   const rz_attention_products_f32 *products, const rz_attention_executor *executor,
                                   void *workspace);

@@ -1,8 +1,9 @@
 // The whole of libhdf5 that RingZoo uses, without its handles, macros and versions.
 //
 // libhdf5 never touches a file here. It builds a skeleton (everything but the data) in memory, and it parses bytes that
-// somebody else has mapped. Both go through one small file driver (file_driver.c). No function is thread-safe: the caller
-// holds one lock. Functions that return int give 0 for success and -1 for failure; the reason is then in ringzoo_h5_reason().
+// somebody else has mapped. Both go through one small file driver (file_driver.c). No function is thread-safe: the
+// caller holds one lock. Functions that return int give 0 for success and -1 for failure; the reason is then in
+// ringzoo_h5_reason().
 #ifndef RINGZOO_HDF5LIBRARY_H
 #define RINGZOO_HDF5LIBRARY_H
 
@@ -32,7 +33,8 @@ enum {
 enum { RINGZOO_H5_GROUP, RINGZOO_H5_DATASET, RINGZOO_H5_REFUSED };
 enum { RINGZOO_H5_CONTIGUOUS, RINGZOO_H5_CHUNKED, RINGZOO_H5_UNUSUAL_LAYOUT };
 
-/// Why the last call failed: our own words or the innermost and outermost message of libhdf5. Valid until the next call.
+/// Why the last call failed: our own words or the innermost and outermost message of libhdf5. Valid until the next
+/// call.
 const char *ringzoo_h5_reason(void);
 
 /// The version of the linked library.
@@ -45,8 +47,9 @@ typedef struct ringzoo_h5_skeleton ringzoo_h5_skeleton;
 /// A new file in memory whose first `user_block` bytes (0, or a power of two from 512) are not HDF5's. NULL on failure.
 ringzoo_h5_skeleton *ringzoo_h5_skeleton_new(uint64_t user_block);
 
-/// Adds a contiguous data set and the groups above it; `path` begins with a slash. `string_length` counts for STRING only.
-/// `offset` becomes its first byte's place in the file (a multiple of 4096), or NO_ADDRESS for a data set without elements.
+/// Adds a contiguous data set and the groups above it; `path` begins with a slash. `string_length` counts for STRING
+/// only. `offset` becomes its first byte's place in the file (a multiple of 4096), or NO_ADDRESS for a data set without
+/// elements.
 int ringzoo_h5_skeleton_add(ringzoo_h5_skeleton *skeleton, const char *path, int type, size_t string_length, int rank,
                             const uint64_t *extents, uint64_t *offset);
 
@@ -58,7 +61,8 @@ uint64_t ringzoo_h5_skeleton_size(const ringzoo_h5_skeleton *skeleton);
 
 /// Part `index` of the skeleton's own bytes, ascending and apart from each other; NULL past the last. What lies between
 /// the parts is data or zero.
-const void *ringzoo_h5_skeleton_part(const ringzoo_h5_skeleton *skeleton, size_t index, uint64_t *offset, size_t *count);
+const void *ringzoo_h5_skeleton_part(const ringzoo_h5_skeleton *skeleton, size_t index, uint64_t *offset,
+                                     size_t *count);
 
 void ringzoo_h5_skeleton_free(ringzoo_h5_skeleton *skeleton);
 

@@ -12,7 +12,7 @@ import TensorCore
 /// This is the blockwise feed-forward of Liu and Abbeel 2023 (arXiv 2305.19370). Results agree with the unchunked form up to
 /// the rounding of the products. `body` must be a pure function of its arguments; dropout inside it would not know its tokens.
 /// - Parameter bytesPerToken: the widest intermediate value of one token, from which `.auto` chooses.
-/// - Throws: what `body` throws.
+/// - Throws: what `body` throws, and `RingZooError` when a captured tensor would silently get no gradient.
 public func blockwise<M: Module>(
     _ module: M, _ x: Tensor, chunk: ChunkSize, bytesPerToken: Int,
     _ body: @escaping @Sendable (M, Tensor) throws -> Tensor
@@ -35,6 +35,12 @@ public func blockwise<M: Module>(
     var result: Tensor?
     for range in ranges {
         let out_CO = try body(saved, x_NI.slice(axis: 0, range))
+        if out_CO.isTracked {
+            throw RingZooError(
+                .internalFailure,
+                "blockwise: the body uses a tensor that needs a gradient but is not one of its arguments",
+                tried: ["pass it as a parameter of the module or as x, or use .detached if that is meant"])
+        }
         let out_NO =
             result ?? Tensor(uninitialised: [count, out_CO.shape[1]], out_CO.dtype, on: out_CO.device)
         result = out_NO

@@ -2,6 +2,7 @@
 ///
 /// Memory between the passes: `x` and the result, instead of every intermediate value. `body` must be a pure function of its
 /// arguments (random numbers are keyed, so dropout is) and is called twice.
+/// - Throws: what `body` throws, and `RingZooError` when a captured tensor would silently get no gradient.
 public func rematerialise<M: Module>(
     _ module: M, _ x: Tensor, _ body: @escaping @Sendable (M, Tensor) throws -> Tensor
 ) throws -> Tensor {
@@ -18,6 +19,12 @@ public func rematerialise<M: Module>(
     let needed = inputs.map { $0.isTracked }
     let saved = constant
     let output = try body(saved, input)
+    if output.isTracked {
+        throw RingZooError(
+            .internalFailure,
+            "rematerialise: the body captures a tensor that needs a gradient",
+            tried: ["pass it as a parameter of the module or as x, or use .detached if that is meant"])
+    }
     return Tensor.record("rematerialise", inputs: inputs, output: output.detached) { gradient in
         let tape = Tape()
         var again = saved

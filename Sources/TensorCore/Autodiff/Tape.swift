@@ -42,11 +42,16 @@ final class Tape: Sendable {
         return value
     }
 
-    func record(_ operation: String, inputs: [Tensor], output: Tensor, pullback: @escaping Pullback) -> Tensor {
+    func record(
+        _ operation: () -> String, inputs: [Tensor], output: Tensor, pullback: @escaping Pullback
+    ) -> Tensor {
         let indices = inputs.map { input -> Int in
             guard let tracked = input.tracked else { return -1 }
             if tracked.tape !== self {
-                fail("\(operation): tensors of two different valueAndGradient calls meet; detach one of them")
+                // Both calls fail: whichever the result belongs to, the other would return a gradient that lacks it.
+                let message = "\(operation()): tensors of two different valueAndGradient calls meet; detach one of them"
+                fail(message)
+                tracked.tape.fail(message)
                 return -1
             }
             return tracked.index
@@ -98,7 +103,7 @@ extension Tensor {
     ///
     /// The pullback should capture detached tensors only. An output of which no input is tracked is returned as it is.
     public static func record(
-        _ operation: String, inputs: [Tensor], output: Tensor,
+        _ operation: @autoclosure () -> String, inputs: [Tensor], output: Tensor,
         pullback: @escaping @Sendable (Tensor) throws -> [Tensor?]
     ) -> Tensor {
         guard let tape = inputs.lazy.compactMap({ $0.tracked?.tape }).first else { return output }

@@ -18,7 +18,7 @@ public func valueAndGradient(
 
 /// Computes `body(model)` and its gradient with respect to every parameter, as a value of the model's own type.
 ///
-/// Gradients are counted as `.gradients` in the device's ledger.
+/// Gradients are contiguous, share no storage, and are counted as `.gradients` in the device's ledger.
 public func valueAndGradient<M: Module>(
     at model: M, _ body: (M) throws -> Tensor
 ) throws -> (value: Tensor, gradient: M) {
@@ -38,10 +38,19 @@ public func valueAndGradient<M: Module>(
     tracked.forEachParameter { _, parameter in
         let leaf = leaves[next]
         next += 1
-        // Removed from the dictionary, so that the gradient is uniquely referenced and may be consumed in place.
-        parameter =
-            found.removeValue(forKey: leaf.tracked!.index)
-            ?? .zeros(leaf.shape, leaf.dtype, on: leaf.device, kind: .gradients)
+        // Removed from the dictionary, so that the gradient is uniquely referenced and may be consumed in place. One that
+        // shares its storage, repeats a number or is a window into something larger gets storage of its own.
+        if var gradient = found.removeValue(forKey: leaf.tracked!.index) {
+            gradient.makeUnique()
+            if gradient.storage.byteCount != gradient.byteCount {
+                let copy = Tensor(uninitialised: gradient.shape, gradient.dtype, on: gradient.device)
+                copy.device.copy(gradient, into: copy)
+                gradient = copy
+            }
+            parameter = gradient
+        } else {
+            parameter = .zeros(leaf.shape, leaf.dtype, on: leaf.device)
+        }
         parameter.storage.reclassify(as: .gradients)
     }
     return (value.detached, tracked)

@@ -72,6 +72,9 @@ extension CPUDevice {
     }
 
     public func adamW(_ step: AdamWStep, weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor) {
+        if step.step < 1 { fatalError("adamW: steps are counted from 1, not \(step.step)") }
+        checkOptimizer("adamW", weight, gradient, [m, v])
+        let gradient = gradient.contiguous()
         let correction1 = 1 - power(step.beta1, step.step)
         let correction2 = 1 - power(step.beta2, step.step)
         let loop = StridedLoop([weight, gradient, m, v])
@@ -86,12 +89,27 @@ extension CPUDevice {
         rate: Double, momentum: Double, decay: Double, gradientScale: Double, weight: Tensor, gradient: Tensor,
         buffer: Tensor?
     ) {
+        checkOptimizer("sgd", weight, gradient, buffer.map { [$0] } ?? [])
+        let gradient = gradient.contiguous()
         let loop = StridedLoop([weight, gradient] + (buffer.map { [$0] } ?? []))
         loop.run(on: pool) { count, p in
             rz_sgd(
                 weight.dtype.kernelCode, count, p[0], p[1], buffer == nil ? nil : p[2], rate, momentum, decay,
                 gradientScale)
         }
+    }
+}
+
+/// The kernels walk one run of memory in one type, float32 or float64.
+private func checkOptimizer(_ operation: String, _ weight: Tensor, _ gradient: Tensor, _ state: [Tensor]) {
+    for other in [gradient] + state where other.dtype != weight.dtype || other.shape != weight.shape {
+        shapeFault(operation, "weight, gradient and state must have one shape and type", weight, other)
+    }
+    if weight.dtype != .float32 && weight.dtype != .float64 {
+        shapeFault(operation, "float32 or float64 wanted; keep master weights in float32", weight)
+    }
+    for target in [weight] + state where !target.isContiguous {
+        shapeFault(operation, "a strided view cannot be updated in place; call makeUnique", target)
     }
 }
 

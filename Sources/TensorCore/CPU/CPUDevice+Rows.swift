@@ -28,13 +28,16 @@ extension CPUDevice {
         let code = x.dtype.kernelCode
         let bytes = x.dtype.byteCount
         // Leading axes reduced, trailing axes contiguous: add rows together, column by column.
-        if axes.max()! < (kept.min() ?? x.rank), columns > 1, x.isContiguous {
+        if (axes.max() ?? -1) < (kept.min() ?? x.rank), columns > 1, x.isContiguous {
             let block = 256
             pool.run((columns + block - 1) / block) { piece, _ in
                 let start = piece * block
-                _ = rz_reduce_columns(
+                if rz_reduce_columns(
                     operation.rawValue, code, Int64(count), Int64(min(block, columns - start)),
-                    x.address + start * bytes, Int64(columns), out.address + start * bytes)
+                    x.address + start * bytes, Int64(columns), out.address + start * bytes) == 0
+                {
+                    shapeFault("\(operation)", "not defined for this element type", x)
+                }
             }
             return
         }
@@ -195,6 +198,8 @@ extension CPUDevice {
     public func rotary(_ x: Tensor, cosine: Tensor, sine: Tensor, sign: Double, into out: Tensor) {
         let (tokens, heads, size) = (x.shape[1], x.shape[2], x.shape[3])
         let x = x.strides[3] == 1 || size == 1 ? x : x.contiguous()
+        let cosine = cosine.contiguous()
+        let sine = sine.contiguous()
         let batchPitch = cosine.shape[0] == 1 ? 0 : tokens * size / 2
         let bytes = x.dtype.byteCount
         let angleBytes = cosine.dtype.byteCount
@@ -211,6 +216,8 @@ extension CPUDevice {
     }
 
     public func crossEntropy(_ logits: Tensor, targets: Tensor, scale: Double, losses: Tensor, gradient: Tensor?) {
+        let logits = logits.contiguous()
+        let targets = targets.contiguous()
         let (rows, columns, pitch) = extents(logits)
         let target = targets.address.assumingMemoryBound(to: Int32.self)
         let loss = losses.address.assumingMemoryBound(to: Double.self)

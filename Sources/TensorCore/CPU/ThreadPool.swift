@@ -19,7 +19,7 @@ public final class ThreadPool: @unchecked Sendable {
     /// Calls `body(index, worker)` once for every index below `count`, started in increasing order, and waits for all.
     public func run(_ count: Int, _ body: (_ index: Int, _ worker: Int) -> Void) {
         if count <= 0 { return }
-        if count == 1 || workers == 1 {
+        if workers == 1 {
             for index in 0..<count { body(index, 0) }
             return
         }

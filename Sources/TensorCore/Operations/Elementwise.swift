@@ -2,21 +2,22 @@
 
 extension Tensor {
     /// The shape two operands broadcast to: extents must be equal or 1, aligned at the last axis.
-    static func broadcastShape(_ operation: String, _ a: Tensor, _ b: Tensor) -> [Int] {
+    static func broadcastShape(_ operation: @autoclosure () -> String, _ a: Tensor, _ b: Tensor) -> [Int] {
         if a.shape == b.shape { return a.shape }
         let rank = max(a.rank, b.rank)
         return (0..<rank).map { axis in
             let x = axis - (rank - a.rank) < 0 ? 1 : a.shape[axis - (rank - a.rank)]
             let y = axis - (rank - b.rank) < 0 ? 1 : b.shape[axis - (rank - b.rank)]
-            if x != y && x != 1 && y != 1 { shapeFault(operation, "shapes do not broadcast", a, b) }
+            if x != y && x != 1 && y != 1 { shapeFault(operation(), "shapes do not broadcast", a, b) }
             return x == 1 ? y : x
         }
     }
 
-    private static func checkPair(_ operation: String, _ a: Tensor, _ b: Tensor) {
-        if a.dtype != b.dtype { shapeFault(operation, "element types differ; cast one of them", a, b) }
+    // Names are autoclosures: the text of an enum case is found by reflection, which would cost more than a small operation.
+    private static func checkPair(_ operation: @autoclosure () -> String, _ a: Tensor, _ b: Tensor) {
+        if a.dtype != b.dtype { shapeFault(operation(), "element types differ; cast one of them", a, b) }
         if a.device !== b.device {
-            shapeFault(operation, "tensors are on two devices, \(a.device.name) and \(b.device.name)", a, b)
+            shapeFault(operation(), "tensors are on two devices, \(a.device.name) and \(b.device.name)", a, b)
         }
     }
 
@@ -68,7 +69,12 @@ extension Tensor {
         let (x, y) = (a.detached, b.detached)
         let out = apply(.power, a, b)
         return recordPair(
-            "power", a, b, out, { $0 * y * apply(.power, x, y - 1) }, { $0 * out * apply(.logarithm, x) })
+            "power", a, b, out,
+            { g in
+                // Where b is 0 the function is constant, also at a = 0, where 0 * 0^-1 would not be a number.
+                let zero = Tensor.zeros([], g.dtype, on: g.device)
+                return select(y .!= zero, g * y * apply(.power, x, y - 1), zero)
+            }, { $0 * out * apply(.logarithm, x) })
     }
 
     /// The larger of two; where they are equal, the gradient goes to the first.

@@ -9,7 +9,7 @@ extension Tensor {
         if a.shape[a.rank - 1] != b.shape[b.rank - 2] { shapeFault("matmul", "inner extents differ", a, b) }
         if a.device !== b.device { shapeFault("matmul", "tensors are on two devices", a, b) }
         if b.rank == 2 && a.rank > 2 {
-            let rows = a.reshaped([-1, a.shape[a.rank - 1]])
+            let rows = a.reshaped([a.shape.dropLast().reduce(1, *), a.shape[a.rank - 1]])
             return matmul(rows, b).reshaped(Array(a.shape.dropLast()) + [b.shape[1]])
         }
         let (x, y) = (a.detached, b.detached)

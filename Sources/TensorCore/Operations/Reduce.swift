@@ -1,4 +1,12 @@
 extension Tensor {
+    /// Axes counted from the front; traps when one is named twice.
+    private func uniqueAxes(_ axes: [Int]?, _ operation: String) -> [Int] {
+        guard let axes else { return Array(0..<rank) }
+        let positive = axes.map { axis($0, operation) }
+        if Set(positive).count != axes.count { shapeFault(operation, "axes \(axes) name one axis twice", self) }
+        return positive
+    }
+
     private func reduced(_ operation: Reduction, _ axes: [Int]) -> Tensor {
         var shape = self.shape
         for axis in axes { shape[axis] = 1 }
@@ -13,17 +21,20 @@ extension Tensor {
 
     /// Sum over `axes` (all of them when nil). Float sums are kept in float64 and rounded once.
     public func sum(axes: [Int]? = nil, keepAxes: Bool = false) -> Tensor {
-        let axes = (axes ?? Array(0..<rank)).map { axis($0, "sum") }
+        let axes = uniqueAxes(axes, "sum")
         if axes.isEmpty { return self }
         let full = shape
         let kept = Tensor.record("sum", inputs: [self], output: reduced(.sum, axes)) { [$0.broadcast(to: full)] }
         return keepAxes ? kept : dropping(axes, from: kept)
     }
 
+    /// Sum over `axes` (all of them when nil) divided by the number of elements; half precision is rounded once, at the end.
     public func mean(axes: [Int]? = nil, keepAxes: Bool = false) -> Tensor {
-        let list = (axes ?? Array(0..<rank)).map { axis($0, "mean") }
-        let count = list.reduce(1) { $0 * shape[$1] }
-        return sum(axes: axes, keepAxes: keepAxes) * (1 / Double(count))
+        if !dtype.isFloat { shapeFault("mean", "defined for floating-point tensors", self) }
+        let count = uniqueAxes(axes, "mean").reduce(1) { $0 * shape[$1] }
+        // The sum may be beyond float16, and 1 / count below it.
+        let total = cast(to: dtype.accumulator).sum(axes: axes, keepAxes: keepAxes)
+        return (total * (1 / Double(count))).cast(to: dtype)
     }
 
     /// Largest element over `axes`; where several are equal, they share the gradient.
@@ -33,7 +44,8 @@ extension Tensor {
     public func minimum(axes: [Int]? = nil, keepAxes: Bool = false) -> Tensor { extreme(.minimum, axes, keepAxes) }
 
     private func extreme(_ operation: Reduction, _ axes: [Int]?, _ keepAxes: Bool) -> Tensor {
-        let axes = (axes ?? Array(0..<rank)).map { axis($0, "\(operation)") }
+        let axes = uniqueAxes(axes, "\(operation)")
+        if axes.isEmpty { return self }
         let x = detached
         let y = x.reduced(operation, axes)
         let kept = Tensor.record("\(operation)", inputs: [self], output: y) { g in
@@ -46,7 +58,9 @@ extension Tensor {
     /// Sum of all squares as a host number, summed in float64 order; not differentiable.
     public func sumOfSquares() -> Double {
         Tensor.refuseTracked("sumOfSquares", [self])
-        return detached.reduced(.sumOfSquares, Array(0..<rank)).item
+        // In the accumulator's type: a norm in half precision would be off by a percent, or infinite.
+        return (dtype.isFloat ? detached.cast(to: dtype.accumulator) : detached)
+            .reduced(.sumOfSquares, Array(0..<rank)).item
     }
 
     /// Index of the first largest element along the last axis, int64; not differentiable.

@@ -26,7 +26,7 @@ with make("sound") as f:
     f["empty"] = np.zeros((0, 3), np.float32)
     f.attrs["note"] = "attributes are not read"
 
-with make("chunked", libver="latest") as f:
+with make("chunked", libver=("earliest", "v110")) as f:
     f.create_dataset("packed", data=ramp, chunks=(1, 2, 4), compression="gzip", shuffle=True, fletcher32=True)
     f.create_dataset("plain", data=ramp, chunks=(2, 3, 4))
 
@@ -46,7 +46,7 @@ with make("shape_bomb") as f:
     f.create_dataset("wide_chunk", (1 << 20,), np.float32, chunks=(1 << 29,), maxshape=(None,), compression="gzip")
     f.create_dataset("never_written", (4,), np.float32)
 
-with make("virtual", libver="latest") as f:
+with make("virtual", libver=("earliest", "v110")) as f:
     layout = h5py.VirtualLayout((16,), np.float32)
     layout[:] = h5py.VirtualSource("/etc/passwd", "q", (16,))
     f.create_virtual_dataset("q", layout)
@@ -89,5 +89,10 @@ move(places[1], places[0] + 4)
 move(places[2], len(data) - 4)
 open("overlap.h5", "wb").write(data)
 
-with make("deep", libver="latest") as f:
+# Layout messages of a version that libhdf5 1.10 does not know.
+with make("newer", libver="latest") as f:
+    f.create_dataset("chunked", data=ramp, chunks=(1, 2, 4), compression="gzip")
+    f["contiguous"] = ramp
+
+with make("deep", libver=("v110", "v110")) as f:
     f.create_group("/".join("g" for _ in range(70)))

@@ -1,0 +1,165 @@
+import ArgumentParser
+import AttentionCore
+import BlockwiseAttention
+import DistributedCore
+import Foundation
+import TensorCore
+import ZooCore
+import ZooStandard
+
+struct AttentionBenchCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "bench", abstract: "Measure attention: medians of forward, and of forward and backward.",
+        discussion: """
+            Example: ringzoo attention bench --backends cpu,blas --shapes 1,8,8,4096,128 --mask causal --json
+
+            FLOPs are 4 B H D for every visible pair of query and key, 3.5 times that for forward and backward; half of all pairs are visible \
+            under a causal mask. Peak bytes are what the device's allocator had live at once, inputs and results included.
+            """)
+
+    @Option(help: "Backends, separated by commas.") var backends = "cpu,blas"
+    @Option(help: "B,H,Hkv,T,D; may be repeated.") var shapes: [String] = ["1,8,8,4096,128"]
+    @OptionGroup var mask: MaskOptions
+    @Option(help: "float32, float64 or bf16.") var dtype = "float32"
+    @Option(help: "In-process ranks, for a distributed backend.") var ranks = 1
+    @Option(help: "Layout of the sequence over ranks.") var layout = SequenceLayout.zigzag
+    @Option(help: "Measure for at least this many seconds (and three runs) each.") var seconds = 1.0
+    @Flag(help: "One JSON object a line on standard output.") var json = false
+
+    func run() throws {
+        let type: DType
+        switch dtype {
+        case "float32": type = .float32
+        case "float64": type = .float64
+        case "bf16", "bfloat16": type = .bfloat16
+        default:
+            throw RingZooError(.usage, "--dtype is '\(dtype)'", tried: ["float32, float64 or bf16 would work"])
+        }
+        if ranks < 1 { throw RingZooError(.usage, "--ranks is \(ranks)", tried: ["at least 1 would work"]) }
+        let zoo = try ZooStandard.zoo()
+        Terminal.note(Ringzoo.versionText)
+        if !json {
+            print(
+                "backend   B   H Hkv       T    D  mask      dtype     forward s  GFLOP/s   fwd+bwd s  GFLOP/s     peak"
+            )
+        }
+        for shape in shapes {
+            let numbers = shape.split(separator: ",").compactMap { Int($0) }
+            guard numbers.count == 5, numbers.allSatisfy({ $0 > 0 }), numbers[1] % numbers[2] == 0 else {
+                throw RingZooError(
+                    .usage, "--shapes '\(shape)'",
+                    tried: ["B,H,Hkv,T,D with whole numbers above 0, H a multiple of Hkv: 1,8,8,4096,128"])
+            }
+            for backend in backends.split(separator: ",").map(String.init) {
+                let isDistributed = try zoo.attention.entry(backend).isDistributed
+                let choice = try AttentionChoice(
+                    backend: backend, local: "auto", ranks: isDistributed ? ranks : 1, in: zoo)
+                let measure = try AttentionMeasurement(
+                    choice, numbers, try mask.attentionMask(), type, ranks: isDistributed ? ranks : 1, layout, seconds)
+                print(json ? try measure.json(mask.name) : measure.row(mask.name))
+            }
+        }
+    }
+}
+
+/// Medians of one shape on one backend.
+struct AttentionMeasurement {
+    let backend: String
+    let shape: [Int]
+    let dtype: DType
+    let threads: Int
+    let ranks: Int
+    let forwardSeconds, forwardBackwardSeconds: Double
+    let forwardFLOPs: Double
+    /// Of the rank that needed most.
+    let peakBytes: Int
+
+    init(
+        _ choice: AttentionChoice, _ shape: [Int], _ mask: AttentionMask, _ dtype: DType, ranks: Int,
+        _ layout: SequenceLayout,
+        _ seconds: Double
+    ) throws {
+        let threads = try Terminal.threads() ?? CPUDevice.defaultThreads
+        struct Times: Sendable { var forward, both: Double; var peak: Int }
+        let times = try InProcessRanks.run(ranks, threads: threads) { communicator, device -> Times in
+            let (B, H, Hkv, T, D) = (shape[0], shape[1], shape[2], shape[3], shape[4])
+            let positions = layout.positions(length: T, rank: communicator.rank, size: communicator.size)
+            func tensor(_ key: UInt64, _ heads: Int) -> Tensor {
+                let wide: DType = dtype == .float64 ? .float64 : .float32
+                return Tensor.random(
+                    .normal, [B, heads, positions.count, D], wide, key: key &+ 100 &* UInt64(communicator.rank),
+                    on: device
+                ).cast(to: dtype)
+            }
+            let (q, k, v, dOut) = (tensor(1, H), tensor(2, Hkv), tensor(3, Hkv), tensor(4, H))
+            let problem = AttentionProblem(
+                heads: H, keyHeads: Hkv, headSize: D, dtype: dtype, queries: positions, keys: positions, mask: mask)
+            let backend = try choice.make(over: communicator)
+            device.ledger.resetPeak()
+            /// Ranks must agree on how often to run: rank 0 decides.
+            func median(_ body: () throws -> Void) throws -> Double {
+                try body()
+                var runs: [Double] = []
+                let begin = Date()
+                while true {
+                    try communicator.barrier()
+                    let start = Date()
+                    try body()
+                    try communicator.barrier()
+                    runs.append(Date().timeIntervalSince(start))
+                    let enough = runs.count >= 3 && Date().timeIntervalSince(begin) >= seconds
+                    let decision = try communicator.broadcast(Message([], integers: [enough ? 1 : 0]), from: 0)
+                    if decision.integers[0] == 1 { return runs.sorted()[runs.count / 2] }
+                }
+            }
+            let forward = try median { _ = try backend.forward(q: q, k: k, v: v, problem) }
+            let both = try median {
+                let result = try backend.forward(q: q, k: k, v: v, problem)
+                _ = try backend.backward(dOut: dOut, q: q, k: k, v: v, result, problem)
+            }
+            return Times(forward: forward, both: both, peak: device.ledger.peak())
+        }
+        self.backend = choice.description
+        self.shape = shape
+        self.dtype = dtype
+        self.threads = threads
+        self.ranks = ranks
+        forwardSeconds = times.map(\.forward).max()!
+        forwardBackwardSeconds = times.map(\.both).max()!
+        peakBytes = times.map(\.peak).max()!
+        forwardFLOPs = 4 * Double(shape[0] * shape[1] * shape[4]) * Self.visiblePairs(shape[3], mask)
+    }
+
+    /// Pairs of query and key that the mask shows, the diagonal of a causal mask counted half.
+    private static func visiblePairs(_ T: Int, _ mask: AttentionMask) -> Double {
+        guard let window = mask.window else { return Double(T) * Double(T) * (mask.causal ? 0.5 : 1) }
+        return (0..<T).reduce(0.0) { sum, i in
+            let last = min(T - 1, mask.causal ? i : i + window.ahead)
+            return sum + Double(max(0, last - max(0, i - window.back) + 1))
+        }
+    }
+
+    func json(_ mask: String) throws -> String {
+        let object: [String: Any] = [
+            "backend": backend, "batch": shape[0], "heads": shape[1], "kvHeads": shape[2], "tokens": shape[3],
+            "headSize": shape[4], "mask": mask, "dtype": dtype == .bfloat16 ? "bf16" : dtype.rawValue,
+            "threads": threads,
+            "ranks": ranks, "kernelSet": "\(BlockwiseAttention.kernels)+\(CPUDevice.productKernels)",
+            "forwardSeconds": forwardSeconds, "forwardBackwardSeconds": forwardBackwardSeconds,
+            "forwardGFLOPS": forwardFLOPs / forwardSeconds / 1e9,
+            "forwardBackwardGFLOPS": 3.5 * forwardFLOPs / forwardBackwardSeconds / 1e9, "peakBytes": peakBytes,
+        ]
+        let data = try JSONSerialization.data(withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes])
+        return String(decoding: data, as: UTF8.self)
+    }
+
+    func row(_ mask: String) -> String {
+        let numbers = [(shape[0], 3), (shape[1], 4), (shape[2], 4), (shape[3], 8), (shape[4], 5)]
+        return padded(backend, 8) + numbers.map { leading("\($0.0)", $0.1) }.joined() + "  " + padded(mask, 10)
+            + padded(dtype.rawValue, 9) + leading(Terminal.number(forwardSeconds), 10)
+            + leading(Terminal.number(forwardFLOPs / forwardSeconds / 1e9, 1), 9)
+            + leading(Terminal.number(forwardBackwardSeconds), 12)
+            + leading(Terminal.number(3.5 * forwardFLOPs / forwardBackwardSeconds / 1e9, 1), 9)
+            + leading(Terminal.bytes(peakBytes), 12)
+    }
+}

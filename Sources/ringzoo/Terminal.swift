@@ -1,0 +1,46 @@
+import Foundation
+import TensorCore
+
+/// Words for people: on standard error where standard output carries data.
+enum Terminal {
+    static var isInteractive: Bool { isatty(STDERR_FILENO) == 1 }
+
+    static func error(_ message: String) { note("error: \(message)") }
+
+    static func note(_ message: String) { FileHandle.standardError.write(Data((message + "\n").utf8)) }
+
+    /// Replaces the current line of an interactive terminal.
+    static func status(_ message: String) { FileHandle.standardError.write(Data(("\r\u{1b}[K" + message).utf8)) }
+
+    /// RINGZOO_THREADS, or nil for one per core.
+    static func threads() throws -> Int? {
+        guard let text = ProcessInfo.processInfo.environment["RINGZOO_THREADS"] else { return nil }
+        guard let count = Int(text), count >= 1 else {
+            throw RingZooError(
+                .config, "RINGZOO_THREADS is '\(text)'", tried: ["a whole number of at least 1 would work"])
+        }
+        return count
+    }
+
+    /// 1.5 GiB, 12.0 MiB, 512 bytes.
+    static func bytes(_ count: Int) -> String {
+        let units = ["KiB", "MiB", "GiB", "TiB"]
+        var value = Double(count)
+        var unit = -1
+        while value >= 1024 && unit < units.count - 1 {
+            value /= 1024
+            unit += 1
+        }
+        return unit < 0 ? "\(count) bytes" : String(format: "%.1f %@", value, units[unit])
+    }
+
+    /// 2 h 05 min, 3 min 20 s, 12 s.
+    static func duration(_ seconds: Double) -> String {
+        let whole = Int(seconds.rounded())
+        if whole >= 3600 { return String(format: "%d h %02d min", whole / 3600, whole % 3600 / 60) }
+        if whole >= 60 { return String(format: "%d min %02d s", whole / 60, whole % 60) }
+        return "\(whole) s"
+    }
+
+    static func number(_ value: Double, _ decimals: Int = 4) -> String { String(format: "%.\(decimals)f", value) }
+}
