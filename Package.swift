@@ -54,7 +54,11 @@ let package = Package(
         .target(
             name: "CVersion", path: "Sources/CVersion",
             cSettings: Context.gitInformation.map { git in
-                [.define("RINGZOO_COMMIT", to: "\"\(git.currentCommit.prefix(12))\(git.hasUncommittedChanges ? "+" : "")\"")]
+                [
+                    .define(
+                        "RINGZOO_COMMIT",
+                        to: "\"\(git.currentCommit.prefix(12))\(git.hasUncommittedChanges ? "+" : "")\"")
+                ]
             } ?? []),
 
         // The core, from the bottom up.
@@ -79,6 +83,9 @@ let package = Package(
         .executableTarget(
             name: "ringzoo", dependencies: ["ZooStandard", "BlockwiseAttention", "CVersion", argumentParser],
             path: "Sources/ringzoo"),
+
+        .executableTarget(
+            name: "context-law", dependencies: ["ZooStandard", argumentParser], path: "Benchmarks/ContextLaw"),
 
         tests(of: "TensorCore", ["ConformanceKit"]),
         tests(of: "AttentionCore", ["ConformanceKit"]),

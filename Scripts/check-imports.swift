@@ -17,7 +17,7 @@ let coreLayers: [[String]] = [
     ["ZooCore"],
     ["ConformanceKit"],
     ["ZooStandard"],
-    ["ringzoo"],
+    ["ringzoo", "context-law"],
 ]
 let neighbourLayer = coreLayers.firstIndex(of: ["ConformanceKit"])!
 

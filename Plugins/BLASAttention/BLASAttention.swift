@@ -1,7 +1,7 @@
 import AttentionCore
 import BlockwiseAttention
-import COpenBLAS
 import CAttentionKernels
+import COpenBLAS
 import TensorCore
 
 /// The same blocks as the `cpu` backend with OpenBLAS's matrix products, one single-threaded call per block.
@@ -35,7 +35,8 @@ extension BlockwiseAttention.Products {
         float32: rz_attention_products_f32(
             multiply_transposed: { m, n, k, a, lda, b, ldb, c, ldc in
                 cblas_sgemm(
-                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b, Int32(ldb),
+                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb),
                     0, c, Int32(ldc))
             },
             add_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
@@ -51,7 +52,8 @@ extension BlockwiseAttention.Products {
         float64: rz_attention_products_f64(
             multiply_transposed: { m, n, k, a, lda, b, ldb, c, ldc in
                 cblas_dgemm(
-                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b, Int32(ldb),
+                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                    Int32(ldb),
                     0, c, Int32(ldc))
             },
             add_multiply: { m, n, k, a, lda, b, ldb, c, ldc in

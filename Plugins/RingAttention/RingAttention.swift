@@ -55,7 +55,9 @@ public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
                 try local.backward(
                     dOut: dOut, q: q, k: block.k, v: block.v, lse: lse, delta: delta, into: &gradients, visible)
             }
-            if communicator.size > 1 { gradientHop = try communicator.startRotate(Message([gradients.k, gradients.v])) }
+            if communicator.size > 1 {
+                gradientHop = try communicator.startRotate(Message([gradients.k, gradients.v]))
+            }
             if let next { block = KeyBlock(try next.wait()) }
         }
         // After N hops they are home.
@@ -89,6 +91,8 @@ struct KeyBlock {
     }
 
     var message: Message {
-        Message([k, v] + (documents.map { [$0] } ?? []), integers: positions.runs.flatMap { [$0.start, $0.count, $0.stride] })
+        Message(
+            [k, v] + (documents.map { [$0] } ?? []),
+            integers: positions.runs.flatMap { [$0.start, $0.count, $0.stride] })
     }
 }

@@ -6,7 +6,8 @@ import ZooCore
 /// Registers the `ring` backend.
 public struct RingAttentionProvider: AttentionProvider {
     public let name = "ring"
-    public let summary = "ring attention: the sequence is cut over ranks, key/value blocks travel while each rank computes"
+    public let summary =
+        "ring attention: the sequence is cut over ranks, key/value blocks travel while each rank computes"
     public let isDistributed = true
 
     public init() {}

@@ -16,7 +16,9 @@ public struct AttentionMask: Sendable {
         public var ahead: Int
 
         public init(back: Int, ahead: Int = 0) {
-            if back < 0 || ahead < 0 { fatalError("Window: back and ahead must not be negative, got \(back), \(ahead)") }
+            if back < 0 || ahead < 0 {
+                fatalError("Window: back and ahead must not be negative, got \(back), \(ahead)")
+            }
             self.back = back
             self.ahead = ahead
         }
@@ -123,7 +125,8 @@ public struct AttentionProblem: Sendable {
 
     /// - Parameter scale: nil for 1 / sqrt(D).
     public init(
-        heads: Int, keyHeads: Int, headSize: Int, scale: Double? = nil, dtype: DType, queries: Positions, keys: Positions,
+        heads: Int, keyHeads: Int, headSize: Int, scale: Double? = nil, dtype: DType, queries: Positions,
+        keys: Positions,
         mask: AttentionMask
     ) {
         self.heads = heads
@@ -164,7 +167,9 @@ public struct AttentionProblem: Sendable {
         wanted(q, "q", heads, queries.count)
         wanted(k, "k", keyHeads, keys.count)
         wanted(v, "v", keyHeads, keys.count)
-        if q.shape[0] != k.shape[0] || k.shape[0] != v.shape[0] { shapeFault("attention", "batch extents differ", q, k, v) }
+        if q.shape[0] != k.shape[0] || k.shape[0] != v.shape[0] {
+            shapeFault("attention", "batch extents differ", q, k, v)
+        }
         let batch = q.shape[0]
         if let documents = mask.documents {
             for (ids, count) in [(documents.queries, queries.count), (documents.keys, keys.count)] {

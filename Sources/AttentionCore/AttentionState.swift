@@ -56,7 +56,8 @@ public struct AttentionState: Sendable {
         }
         let scale = Tensor.select(seen, total.reciprocal.cast(to: sum.dtype), zero)
         accumulator.makeUnique()
-        device.binary(.multiply, accumulator, scale.expanded(axis: 3).broadcast(to: accumulator.shape), into: accumulator)
+        device.binary(
+            .multiply, accumulator, scale.expanded(axis: 3).broadcast(to: accumulator.shape), into: accumulator)
         return AttentionResult(out: accumulator, lse: lse)
     }
 }

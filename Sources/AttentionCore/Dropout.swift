@@ -8,7 +8,8 @@ extension AttentionMask.Dropout {
     public func drops(batch: Int, head: Int, query: Int, key: Int) -> Bool {
         let words = [
             UInt32(truncatingIfNeeded: seed), UInt32(truncatingIfNeeded: seed >> 32), UInt32(truncatingIfNeeded: batch),
-            UInt32(truncatingIfNeeded: head), UInt32(truncatingIfNeeded: query), UInt32(truncatingIfNeeded: query >> 32),
+            UInt32(truncatingIfNeeded: head), UInt32(truncatingIfNeeded: query),
+            UInt32(truncatingIfNeeded: query >> 32),
         ]
         let first = words.reduce(0x9e37_79b9) { mix($0 ^ $1) }
         let second = words.reduce(0x85eb_ca6b) { mix($0 ^ $1) }

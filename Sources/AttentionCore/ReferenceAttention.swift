@@ -28,7 +28,8 @@ public struct ReferenceAttention: Sendable {
     }
 
     public static func compute(
-        q: Tensor, k: Tensor, v: Tensor, dOut: Tensor? = nil, _ problem: AttentionProblem, in arithmetic: Arithmetic = .float64
+        q: Tensor, k: Tensor, v: Tensor, dOut: Tensor? = nil, _ problem: AttentionProblem,
+        in arithmetic: Arithmetic = .float64
     ) -> Result {
         problem.check(q: q, k: k, v: v)
         switch arithmetic {
@@ -80,7 +81,9 @@ public struct ReferenceAttention: Sendable {
                     for j in 0..<Tk where mask.allows(query: queries[i], key: keys[j]) {
                         if let queryDocuments, let keyDocuments,
                             queryDocuments[b * Tq + i] != keyDocuments[b * Tk + j]
-                        { continue }
+                        {
+                            continue
+                        }
                         visible.append(j)
                     }
                     func biasIndex(_ j: Int) -> Int {

@@ -45,7 +45,8 @@ struct KernelCall {
 
     init(_ q: Tensor, _ k: Tensor, _ v: Tensor, _ problem: AttentionProblem) throws {
         guard let device = q.device as? CPUDevice else {
-            throw RingZooError(.config, "this attention backend runs on the CPU, but its tensors are on \(q.device.name)")
+            throw RingZooError(
+                .config, "this attention backend runs on the CPU, but its tensors are on \(q.device.name)")
         }
         problem.check(q: q, k: k, v: v)
         self.device = device

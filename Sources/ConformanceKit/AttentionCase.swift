@@ -21,7 +21,8 @@ public struct AttentionCase: Sendable, CustomStringConvertible {
         public var dropout: Double?
 
         public init(
-            causal: Bool = false, window: AttentionMask.Window? = nil, documentLengths: [Int]? = nil, alibi: Bool = false,
+            causal: Bool = false, window: AttentionMask.Window? = nil, documentLengths: [Int]? = nil,
+            alibi: Bool = false,
             softCap: Double? = nil, sinks: Bool = false, biasAxes: [Bool]? = nil, dropout: Double? = nil
         ) {
             self.causal = causal
@@ -99,7 +100,8 @@ public struct AttentionCase: Sendable, CustomStringConvertible {
         let problem = AttentionProblem(
             heads: heads, keyHeads: keyHeads, headSize: headSize, dtype: dtype, queries: own, keys: own, mask: mask)
         return Inputs(
-            q: tensor(1, heads, spread), k: tensor(2, keyHeads, 1), v: tensor(3, keyHeads, 1), dOut: tensor(4, heads, 1),
+            q: tensor(1, heads, spread), k: tensor(2, keyHeads, 1), v: tensor(3, keyHeads, 1),
+            dOut: tensor(4, heads, 1),
             problem: problem)
     }
 }

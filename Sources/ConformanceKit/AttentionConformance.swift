@@ -166,7 +166,8 @@ public struct AttentionTruth: Sendable {
             }
             if worst.excess > 1 {
                 found.append(
-                    "\(input): \(name)[\(worst.index)] is \(got[worst.index]), the oracle says \(truth[worst.index]), \(worst.excess) times the bound")
+                    "\(input): \(name)[\(worst.index)] is \(got[worst.index]), the oracle says \(truth[worst.index]), \(worst.excess) times the bound"
+                )
             }
             if naive != nil {
                 let count = Double(max(1, truth.count))
@@ -203,19 +204,23 @@ public enum AttentionConformance {
             AttentionCase("causal", heads: 5, length: 239 * t, headSize: 128, .init(causal: true)),
             AttentionCase("full", heads: 4, keyHeads: 1, length: 256 * t, headSize: 64, spread: 6),
             AttentionCase(
-                "grouped causal, wide spread", batch: 2, heads: 4, keyHeads: 2, length: 160 * t, headSize: 80, spread: 60,
+                "grouped causal, wide spread", batch: 2, heads: 4, keyHeads: 2, length: 160 * t, headSize: 80,
+                spread: 60,
                 .init(causal: true)),
             AttentionCase(
                 "packed causal", heads: 5, keyHeads: 5, length: 265 * t, headSize: 32,
                 .init(causal: true, documentLengths: scaled([8, 70, 187], t))),
-            AttentionCase("window", heads: 2, length: 301 * t, headSize: 64, .init(causal: true, window: Window(back: 40))),
             AttentionCase(
-                "window both ways", heads: 2, length: 150 * t, headSize: 16, spread: 6, .init(window: Window(back: 20, ahead: 5))),
+                "window", heads: 2, length: 301 * t, headSize: 64, .init(causal: true, window: Window(back: 40))),
+            AttentionCase(
+                "window both ways", heads: 2, length: 150 * t, headSize: 16, spread: 6,
+                .init(window: Window(back: 20, ahead: 5))),
             AttentionCase(
                 "alibi, soft cap, sinks", heads: 4, keyHeads: 2, length: 131 * t, headSize: 48, spread: 6,
                 .init(causal: true, alibi: true, softCap: 20, sinks: true)),
             AttentionCase(
-                "bias per head", batch: 2, heads: 3, length: 97, headSize: 24, .init(biasAxes: [false, true, true, true])),
+                "bias per head", batch: 2, heads: 3, length: 97, headSize: 24,
+                .init(biasAxes: [false, true, true, true])),
             AttentionCase(
                 "bias per key, dropout", heads: 2, length: 120, headSize: 33,
                 .init(causal: true, biasAxes: [true, false, false, true], dropout: 0.2)),
@@ -227,14 +232,16 @@ public enum AttentionConformance {
             AttentionCase("shorter than the ring", heads: 2, length: 5, headSize: 8, .init(causal: true)),
             AttentionCase("one token", heads: 2, length: 1, headSize: 4),
             AttentionCase(
-                "float64", heads: 4, keyHeads: 2, length: 99, headSize: 40, dtype: .float64, spread: 6, .init(causal: true)),
+                "float64", heads: 4, keyHeads: 2, length: 99, headSize: 40, dtype: .float64, spread: 6,
+                .init(causal: true)),
             AttentionCase(
                 "float64, all terms", heads: 2, length: 61, headSize: 17, dtype: .float64,
                 .init(
                     causal: true, window: Window(back: 33), documentLengths: [20, 41], alibi: true, softCap: 10,
                     sinks: true, biasAxes: [true, true, true, true], dropout: 0.3)),
             AttentionCase(
-                "bfloat16", heads: 4, keyHeads: 2, length: 200 * t, headSize: 64, dtype: .bfloat16, spread: 3, .init(causal: true)),
+                "bfloat16", heads: 4, keyHeads: 2, length: 200 * t, headSize: 64, dtype: .bfloat16, spread: 3,
+                .init(causal: true)),
         ]
     }
 
@@ -271,7 +278,8 @@ public enum AttentionConformance {
             let problem = inputs.problem.keyed(
                 by: .contiguous(from: range.lowerBound, count: range.count), documents: documents)
             try backend.forward(
-                q: inputs.q, k: inputs.k.slice(axis: 2, range), v: inputs.v.slice(axis: 2, range), into: &state, problem)
+                q: inputs.q, k: inputs.k.slice(axis: 2, range), v: inputs.v.slice(axis: 2, range), into: &state, problem
+            )
         }
         let result = state.finish(inputs.problem.mask.sinks)
         var outcome = try AttentionOutcome(input, backend, on: device)

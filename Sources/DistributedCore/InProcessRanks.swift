@@ -160,7 +160,9 @@ final class InProcessCommunicator: Communicator {
             if let failure = state.failure { throw self.lost(what, peer, operation, failure) }
             return nil
         }
-        if taken == nil { throw lost(what, peer, operation, "\(bytes) bytes were not taken within \(group.deadline) s") }
+        if taken == nil {
+            throw lost(what, peer, operation, "\(bytes) bytes were not taken within \(group.deadline) s")
+        }
     }
 
     private func withdraw(_ operation: Int) {
@@ -250,7 +252,8 @@ final class InProcessCommunicator: Communicator {
         if part.shape != sum.shape || part.dtype != sum.dtype {
             throw RingZooError(
                 .interrupted,
-                "rank \(rank) and rank \(peer) disagree in \(what): \(sum.dtype)\(sum.shape) here, \(part.dtype)\(part.shape) there")
+                "rank \(rank) and rank \(peer) disagree in \(what): \(sum.dtype)\(sum.shape) here, \(part.dtype)\(part.shape) there"
+            )
         }
         device.binary(.add, sum, part, into: sum)
     }

@@ -41,7 +41,9 @@ public struct AttentionChoice: Sendable {
                 if reasons.isEmpty {
                     let others = candidates.map(\.name).filter { $0 != candidate.name && !refused.contains($0) }
                     var note = "\(key): auto chose '\(candidate.name)'"
-                    if !others.isEmpty { note += ", the fastest here; \(others.joined(separator: ", ")) would work too" }
+                    if !others.isEmpty {
+                        note += ", the fastest here; \(others.joined(separator: ", ")) would work too"
+                    }
                     notes.append(note)
                     return candidate
                 }

@@ -65,6 +65,8 @@ public struct ConfigTree: Sendable {
     }
 
     /// This tree where it says something, and `base` where it does not; mappings are joined key by key.
+    ///
+    /// A joined mapping keeps the place of the base, so that a missing key is reported in the file and not in an override.
     public func over(_ base: ConfigTree) -> ConfigTree {
         guard case .mapping(var joined) = base.content, let mine = entries else { return self }
         for entry in mine {
@@ -74,7 +76,7 @@ public struct ConfigTree: Sendable {
                 joined.append(entry)
             }
         }
-        return ConfigTree(.mapping(joined), place: place)
+        return ConfigTree(.mapping(joined), place: base.place)
     }
 
     /// The place of every value by its dotted key: `optimizer.rate`.

@@ -31,7 +31,8 @@ final class MetricsFile: Sendable {
 
     func append(_ object: [String: Any]) throws {
         do {
-            var line = try JSONSerialization.data(withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes])
+            var line = try JSONSerialization.data(
+                withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes])
             line.append(0x0a)
             try handle.write(contentsOf: line)
         } catch {

@@ -16,9 +16,6 @@ private let missingFeatures: [MissingFeature] = [
     MissingFeature("attention.strategy", "only ring works: the other strategies are not there yet") {
         $0.attention.strategy != .ring
     },
-    MissingFeature("run.onNonFinite", "only stop works: going on after a step is not there yet") {
-        $0.run.onNonFinite == .skip
-    },
 ]
 
 /// A key with a value that nothing implements yet.

@@ -48,7 +48,9 @@ struct RankRun {
             if isFirst { try observe(.stepped(measure)) }
 
             let isLast = trainer.step == run.plan.lastStep || summary.interrupted
-            if isDue(run.plan.evaluateEvery, trainer.step) || (isLast && !summary.interrupted && run.plan.evaluateEvery != nil) {
+            if isDue(run.plan.evaluateEvery, trainer.step)
+                || (isLast && !summary.interrupted && run.plan.evaluateEvery != nil)
+            {
                 summary.validationLoss = try evaluate(trainer, metrics)
             }
             if isDue(run.plan.checkpointEvery, trainer.step) || isLast {

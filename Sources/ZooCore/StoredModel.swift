@@ -63,4 +63,3 @@ public struct StoredModel: Sendable {
         blueprint.fields.over(.mapping([("name", .text(family.name))])).yaml
     }
 }
-

@@ -39,7 +39,8 @@ public struct TrainingRun: Sendable {
             }
             if let preset = config.model.preset {
                 throw RingZooError(
-                    .config, "\(Self.prefix(config, "model.preset"))model.preset is '\(preset)', but model.from is a checkpoint",
+                    .config,
+                    "\(Self.prefix(config, "model.preset"))model.preset is '\(preset)', but model.from is a checkpoint",
                     tried: ["leave model.preset out: the checkpoint has its own sizes"])
             }
             blueprint = try start.family.blueprint(

@@ -93,7 +93,8 @@ public struct DatasetProvider: Sendable {
     public var open: @Sendable (_ paths: [String], any Tokenizer, DatasetOptions) throws -> Dataset
 
     public init(
-        _ summary: String, open: @escaping @Sendable (_ paths: [String], any Tokenizer, DatasetOptions) throws -> Dataset
+        _ summary: String,
+        open: @escaping @Sendable (_ paths: [String], any Tokenizer, DatasetOptions) throws -> Dataset
     ) {
         self.summary = summary
         self.open = open

@@ -1,6 +1,7 @@
 import BLASAttention
 import CPUAttention
 import DataCore
+import Llama
 import NeuralCore
 import RingAttention
 import ZooCore
@@ -10,6 +11,8 @@ public enum ZooStandard {
     /// A zoo with all models, backends, tokenizers, data sets and optimizers of this repository.
     public static func zoo() throws -> Zoo {
         var zoo = Zoo()
+
+        try zoo.models.register("llama", LlamaFamily())
 
         try zoo.attention.register("cpu", CPUAttentionProvider())
         try zoo.attention.register("blas", BLASAttentionProvider())

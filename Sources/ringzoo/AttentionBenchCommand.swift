@@ -18,12 +18,13 @@ struct AttentionBenchCommand: ParsableCommand {
             """)
 
     @Option(help: "Backends, separated by commas.") var backends = "cpu,blas"
-    @Option(help: "B,H,Hkv,T,D; may be repeated.") var shapes: [String] = ["1,8,8,4096,128"]
+    @Option(parsing: .upToNextOption, help: "B,H,Hkv,T,D, one or more.") var shapes: [String] = ["1,8,8,4096,128"]
     @OptionGroup var mask: MaskOptions
     @Option(help: "float32, float64 or bf16.") var dtype = "float32"
     @Option(help: "In-process ranks, for a distributed backend.") var ranks = 1
     @Option(help: "Layout of the sequence over ranks.") var layout = SequenceLayout.zigzag
-    @Option(help: "Measure for at least this many seconds (and three runs) each.") var seconds = 1.0
+    @Option(help: "Measure for at least this many seconds each.") var seconds = 1.0
+    @Option(help: "Measure at least this many runs each, after one that is not counted.") var runs = 3
     @Flag(help: "One JSON object a line on standard output.") var json = false
 
     func run() throws {
@@ -39,7 +40,9 @@ struct AttentionBenchCommand: ParsableCommand {
         let zoo = try ZooStandard.zoo()
         Terminal.note(Ringzoo.versionText)
         if !json {
-            print("backend   B   H Hkv       T    D  mask      dtype     forward s  GFLOP/s   fwd+bwd s  GFLOP/s     peak")
+            print(
+                "backend   B   H Hkv       T    D  mask      dtype     forward s  GFLOP/s   fwd+bwd s  GFLOP/s     peak"
+            )
         }
         for shape in shapes {
             let numbers = shape.split(separator: ",").compactMap { Int($0) }
@@ -50,9 +53,11 @@ struct AttentionBenchCommand: ParsableCommand {
             }
             for backend in backends.split(separator: ",").map(String.init) {
                 let isDistributed = try zoo.attention.entry(backend).isDistributed
-                let choice = try AttentionChoice(backend: backend, local: "auto", ranks: isDistributed ? ranks : 1, in: zoo)
+                let choice = try AttentionChoice(
+                    backend: backend, local: "auto", ranks: isDistributed ? ranks : 1, in: zoo)
                 let measure = try AttentionMeasurement(
-                    choice, numbers, try mask.attentionMask(), type, ranks: isDistributed ? ranks : 1, layout, seconds)
+                    choice, numbers, try mask.attentionMask(), type, ranks: isDistributed ? ranks : 1, layout,
+                    seconds: seconds, runs: max(1, runs))
                 print(json ? try measure.json(mask.name) : measure.row(mask.name))
             }
         }
@@ -72,8 +77,9 @@ struct AttentionMeasurement {
     let peakBytes: Int
 
     init(
-        _ choice: AttentionChoice, _ shape: [Int], _ mask: AttentionMask, _ dtype: DType, ranks: Int, _ layout: SequenceLayout,
-        _ seconds: Double
+        _ choice: AttentionChoice, _ shape: [Int], _ mask: AttentionMask, _ dtype: DType, ranks: Int,
+        _ layout: SequenceLayout,
+        seconds: Double, runs minimumRuns: Int
     ) throws {
         let threads = try Terminal.threads() ?? CPUDevice.defaultThreads
         struct Times: Sendable { var forward, both: Double; var peak: Int }
@@ -83,7 +89,8 @@ struct AttentionMeasurement {
             func tensor(_ key: UInt64, _ heads: Int) -> Tensor {
                 let wide: DType = dtype == .float64 ? .float64 : .float32
                 return Tensor.random(
-                    .normal, [B, heads, positions.count, D], wide, key: key &+ 100 &* UInt64(communicator.rank), on: device
+                    .normal, [B, heads, positions.count, D], wide, key: key &+ 100 &* UInt64(communicator.rank),
+                    on: device
                 ).cast(to: dtype)
             }
             let (q, k, v, dOut) = (tensor(1, H), tensor(2, Hkv), tensor(3, Hkv), tensor(4, H))
@@ -102,7 +109,7 @@ struct AttentionMeasurement {
                     try body()
                     try communicator.barrier()
                     runs.append(Date().timeIntervalSince(start))
-                    let enough = runs.count >= 3 && Date().timeIntervalSince(begin) >= seconds
+                    let enough = runs.count >= minimumRuns && Date().timeIntervalSince(begin) >= seconds
                     let decision = try communicator.broadcast(Message([], integers: [enough ? 1 : 0]), from: 0)
                     if decision.integers[0] == 1 { return runs.sorted()[runs.count / 2] }
                 }
@@ -137,7 +144,8 @@ struct AttentionMeasurement {
     func json(_ mask: String) throws -> String {
         let object: [String: Any] = [
             "backend": backend, "batch": shape[0], "heads": shape[1], "kvHeads": shape[2], "tokens": shape[3],
-            "headSize": shape[4], "mask": mask, "dtype": dtype == .bfloat16 ? "bf16" : dtype.rawValue, "threads": threads,
+            "headSize": shape[4], "mask": mask, "dtype": dtype == .bfloat16 ? "bf16" : dtype.rawValue,
+            "threads": threads,
             "ranks": ranks, "kernelSet": "\(BlockwiseAttention.kernels)+\(CPUDevice.productKernels)",
             "forwardSeconds": forwardSeconds, "forwardBackwardSeconds": forwardBackwardSeconds,
             "forwardGFLOPS": forwardFLOPs / forwardSeconds / 1e9,

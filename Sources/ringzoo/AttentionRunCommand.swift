@@ -41,7 +41,8 @@ struct AttentionRunCommand: ParsableCommand {
         for note in choice.notes { Terminal.note(note) }
         let (layout, grad, scale) = (layout, grad, scale)
         let base = attentionMask
-        let parts = try InProcessRanks.run(ranks, threads: Terminal.threads()) { communicator, device -> AttentionPart in
+        let parts = try InProcessRanks.run(ranks, threads: Terminal.threads()) {
+            communicator, device -> AttentionPart in
             let positions = layout.positions(length: inputs.length, rank: communicator.rank, size: communicator.size)
             return try inputs.compute(
                 at: positions, base, scale: scale, grad: grad, on: device, try choice.make(over: communicator))
@@ -97,13 +98,17 @@ struct AttentionInputs: Sendable {
             throw fault("/documents is \(documents.dtype)\(documents.shape); int32[\(length)] is wanted")
         }
         for name in ["sinks", "alibi"] {
-            if let found = file.tensors.first(where: { $0.name == name }), found.shape != [heads] || !found.dtype.isFloat {
+            if let found = file.tensors.first(where: { $0.name == name }),
+                found.shape != [heads] || !found.dtype.isFloat
+            {
                 throw fault("/\(name) is \(found.dtype)\(found.shape); float [\(heads)], one per query head, is wanted")
             }
         }
         if let bias = file.tensors.first(where: { $0.name == "bias" }) {
             let full = [batch, heads, length, length]
-            if bias.shape.count != 4 || !bias.dtype.isFloat || !zip(bias.shape, full).allSatisfy({ $0 == 1 || $0 == $1 }) {
+            if bias.shape.count != 4 || !bias.dtype.isFloat
+                || !zip(bias.shape, full).allSatisfy({ $0 == 1 || $0 == $1 })
+            {
                 throw fault("/bias is \(bias.dtype)\(bias.shape); a shape that broadcasts to \(full) is wanted")
             }
         }
@@ -136,7 +141,8 @@ struct AttentionInputs: Sendable {
             heads: heads, keyHeads: keyHeads, headSize: headSize, scale: scale, dtype: dtype, queries: positions,
             keys: positions, mask: mask)
         let result = try backend.forward(q: q, k: k, v: v, problem)
-        var part = AttentionPart(positions: positions, bySequence: ["out": result.out, "lse": result.lse.cast(to: wide)])
+        var part = AttentionPart(
+            positions: positions, bySequence: ["out": result.out, "lse": result.lse.cast(to: wide)])
         if grad {
             let gradients = try backend.backward(dOut: try rows("dout"), q: q, k: k, v: v, result, problem)
             part.bySequence["dq"] = gradients.q
@@ -172,7 +178,9 @@ struct AttentionPart: Sendable {
         let device = CPUDevice(name: "join", threads: 1)
         for name in parts[0].shared.keys.sorted() {
             let shares = parts.map { part in
-                part.shared[name]!.withBytes { Tensor(bytes: $0, part.shared[name]!.shape, part.shared[name]!.dtype, on: device) }
+                part.shared[name]!.withBytes {
+                    Tensor(bytes: $0, part.shared[name]!.shape, part.shared[name]!.dtype, on: device)
+                }
             }
             results.append((name, shares.dropFirst().reduce(shares[0], +)))
         }

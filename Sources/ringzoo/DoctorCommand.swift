@@ -13,13 +13,19 @@ struct DoctorCommand: ParsableCommand {
     func run() throws {
         let environment = ProcessInfo.processInfo.environment
         print(Ringzoo.versionText)
-        print("cores             \(ProcessInfo.processInfo.activeProcessorCount)\(environment["RINGZOO_THREADS"].map { ", RINGZOO_THREADS \($0)" } ?? "")")
+        print(
+            "cores             \(ProcessInfo.processInfo.activeProcessorCount)\(environment["RINGZOO_THREADS"].map { ", RINGZOO_THREADS \($0)" } ?? "")"
+        )
         print("memory            \(Terminal.bytes(Int(ProcessInfo.processInfo.physicalMemory)))")
         print("processor         \(processorName())")
-        print("attention kernels \(BlockwiseAttention.kernels)\(environment["RINGZOO_KERNELS"] == nil ? "" : " (forced by RINGZOO_KERNELS)")")
+        print(
+            "attention kernels \(BlockwiseAttention.kernels)\(environment["RINGZOO_KERNELS"] == nil ? "" : " (forced by RINGZOO_KERNELS)")"
+        )
         print("OpenBLAS kernels  \(CPUDevice.productKernels)")
         if let forced = environment["OPENBLAS_CORETYPE"] {
-            print("  warning: OPENBLAS_CORETYPE is '\(forced)', which may force slow products; unset it, or compare 'ringzoo attention bench --backends blas'")
+            print(
+                "  warning: OPENBLAS_CORETYPE is '\(forced)', which may force slow products; unset it, or compare 'ringzoo attention bench --backends blas'"
+            )
         }
         print("real data         \(environment["RINGZOO_DATA"] ?? "RINGZOO_DATA is not set")")
         let zoo = try ZooStandard.zoo()
@@ -27,7 +33,8 @@ struct DoctorCommand: ParsableCommand {
             let reasons = try zoo.attention.entry(name).unavailableReasons()
             print("backend \(padded(name, 9)) \(reasons.isEmpty ? "ready" : reasons.joined(separator: "; "))")
         }
-        for (feature, why) in [("mpi", "many processes and machines"), ("cuda", "NVIDIA GPUs")] where !zoo.attention.names.contains(feature) {
+        for (feature, why) in [("mpi", "many processes and machines"), ("cuda", "NVIDIA GPUs")]
+        where !zoo.attention.names.contains(feature) {
             print("\(padded(feature, 17)) not in this version (\(why))")
         }
     }
@@ -35,6 +42,7 @@ struct DoctorCommand: ParsableCommand {
     private func processorName() -> String {
         guard let text = try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8) else { return "unknown" }
         let line = text.split(separator: "\n").first { $0.hasPrefix("model name") }
-        return line.flatMap { $0.split(separator: ":").last }.map { $0.trimmingCharacters(in: .whitespaces) } ?? "unknown"
+        return line.flatMap { $0.split(separator: ":").last }.map { $0.trimmingCharacters(in: .whitespaces) }
+            ?? "unknown"
     }
 }

@@ -14,11 +14,13 @@ struct MaskOptions: ParsableArguments {
         var result = AttentionMask(causal: mask == .causal)
         if let window {
             let numbers = window.split(separator: ",", omittingEmptySubsequences: false).map { Int($0) }
-            guard (1...2).contains(numbers.count), let back = numbers[0], back >= 0, let ahead = numbers.count == 2 ? numbers[1] : 0,
+            guard (1...2).contains(numbers.count), let back = numbers[0], back >= 0,
+                let ahead = numbers.count == 2 ? numbers[1] : 0,
                 ahead >= 0
             else {
                 throw RingZooError(
-                    .usage, "--window is '\(window)'", tried: ["BACK or BACK,AHEAD with whole numbers of at least 0 would work"])
+                    .usage, "--window is '\(window)'",
+                    tried: ["BACK or BACK,AHEAD with whole numbers of at least 0 would work"])
             }
             result.window = .init(back: back, ahead: ahead)
         }

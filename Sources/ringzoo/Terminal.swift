@@ -16,7 +16,8 @@ enum Terminal {
     static func threads() throws -> Int? {
         guard let text = ProcessInfo.processInfo.environment["RINGZOO_THREADS"] else { return nil }
         guard let count = Int(text), count >= 1 else {
-            throw RingZooError(.config, "RINGZOO_THREADS is '\(text)'", tried: ["a whole number of at least 1 would work"])
+            throw RingZooError(
+                .config, "RINGZOO_THREADS is '\(text)'", tried: ["a whole number of at least 1 would work"])
         }
         return count
     }

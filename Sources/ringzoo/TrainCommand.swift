@@ -70,7 +70,8 @@ final class TrainingProgress: Sendable {
         case .evaluated(let step, let loss, _):
             clear()
             Terminal.note(
-                "step \(step): validation loss \(Terminal.number(loss)), perplexity \(Terminal.number(Foundation.exp(loss), 2))")
+                "step \(step): validation loss \(Terminal.number(loss)), perplexity \(Terminal.number(Foundation.exp(loss), 2))"
+            )
         case .saved(let step, let path):
             clear()
             Terminal.note("step \(step): saved \(path)")
@@ -92,8 +93,11 @@ final class TrainingProgress: Sendable {
             let width = 24
             let filled = width * report.step / max(1, measure.lastStep)
             Terminal.status(
-                "[" + String(repeating: "#", count: filled) + String(repeating: ".", count: width - filled) + "] " + text)
-        } else if report.step == 1 || report.step == measure.lastStep || report.step % max(1, measure.lastStep / 20) == 0 {
+                "[" + String(repeating: "#", count: filled) + String(repeating: ".", count: width - filled) + "] "
+                    + text)
+        } else if report.step == 1 || report.step == measure.lastStep
+            || report.step % max(1, measure.lastStep / 20) == 0
+        {
             Terminal.note(text)
         }
     }

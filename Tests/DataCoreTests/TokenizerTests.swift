@@ -51,6 +51,15 @@ struct StreamingDecoderTests {
         }
     }
 
+    @Test func bytesThatNoCharacterCanFollowAreNotHeldBack() {
+        for bytes in [[0xE0, 0x80], [0xED, 0xA0], [0xF0, 0x80], [0xF4, 0x90], [0xC0], [0xF5], [0x80]] as [[Int32]] {
+            var decoder = StreamingDecoder(ByteTokenizer())
+            let text = bytes.map { decoder.append($0) }.joined()
+            #expect(text == ByteTokenizer().decode(bytes))
+            #expect(decoder.finish().isEmpty, "\(bytes)")
+        }
+    }
+
     @Test func characterAppearsWithItsLastByteAndNotBefore() {
         for text in ["é", "漢", "😀"] {
             var decoder = StreamingDecoder(ByteTokenizer())

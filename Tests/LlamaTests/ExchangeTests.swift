@@ -22,6 +22,10 @@ import ZooCore
         return folder
     }
 
+    private func copyTensors(
+        _ name: String, _ change: ([TensorSource]) -> [TensorSource]
+    ) throws -> TemporaryFolder { try copy(name, tensors: change) }
+
     private func refusal(_ folder: TemporaryFolder, _ code: RingZooError.Code) -> String {
         let error = #expect(throws: RingZooError.self) { try exchange.read(folder.path) }
         #expect(error?.code == code)
@@ -125,10 +129,10 @@ import ZooCore
 
     @Test func tensorsThatDoNotFitAreNamedBeforeAnyIsRead() throws {
         let name = "model.layers.1.mlp.up_proj.weight"
-        let missing = try copy("llama-mha") { tensors in tensors.filter { $0.info.name != name } }
+        let missing = try copyTensors("llama-mha") { tensors in tensors.filter { $0.info.name != name } }
         #expect(refusal(missing, .corruptInput).contains("\(name) [64, 32] is missing"))
 
-        let unexpected = try copy("llama-mha") { tensors in
+        let unexpected = try copyTensors("llama-mha") { tensors in
             tensors + [
                 TensorSource(
                     TensorInfo(name: "model.layers.2.mlp.up_proj.weight", shape: [1], dtype: .float32),
@@ -143,13 +147,13 @@ import ZooCore
         #expect(text.contains("model.embed_tokens.weight is [96, 32], but the model's is [97, 32]"))
         #expect(text.contains("2 tensors differ"))
 
-        let headless = try copy("llama-mha") { tensors in tensors.filter { $0.info.name != "lm_head.weight" } }
+        let headless = try copyTensors("llama-mha") { tensors in tensors.filter { $0.info.name != "lm_head.weight" } }
         let advice = refusal(headless, .corruptInput)
         #expect(advice.contains("lm_head.weight [96, 32] is missing") && advice.contains("tie_word_embeddings"))
     }
 
     @Test func frequencyBuffersAreSkipped() throws {
-        let folder = try copy("llama-mha") { tensors in
+        let folder = try copyTensors("llama-mha") { tensors in
             tensors + [
                 TensorSource(
                     TensorInfo(name: "model.layers.0.self_attn.rotary_emb.inv_freq", shape: [4], dtype: .float32),
@@ -161,7 +165,7 @@ import ZooCore
 
     @Test func aTiedHeadMayBeInTheFileIfItIsTheEmbedding() throws {
         func withHead(_ change: @escaping @Sendable (inout [UInt8]) -> Void) throws -> TemporaryFolder {
-            try copy("llama-mqa-tied") { tensors in
+            try copyTensors("llama-mqa-tied") { tensors in
                 let embedding = tensors.first { $0.info.name == "model.embed_tokens.weight" }!
                 let head = TensorSource(TensorInfo(name: "lm_head.weight", shape: [128, 48], dtype: .float32)) { sink in
                     var bytes: [UInt8] = []

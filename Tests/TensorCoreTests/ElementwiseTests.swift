@@ -139,7 +139,7 @@ struct BinaryRow: Sendable, CustomTestStringConvertible {
     }
 
     /// Float32's exponential is our own; its whole range is walked, in steps that are no multiple of anything.
-    @Test func exponentialIsGoodToTwoUnitsOverItsWholeRange() {
+    @Test func exponentialIsGoodToAUnitAndAQuarterOverItsWholeRange() {
         var inputs: [Float] = []
         var x: Float = -110
         while x < 95 {
@@ -158,7 +158,7 @@ struct BinaryRow: Sendable, CustomTestStringConvertible {
                 worst = max(worst, abs(Double(y) - exact) / unit)
             }
         }
-        #expect(worst < 2, "\(worst) units in the last place")
+        #expect(worst < 1.25, "\(worst) units in the last place")
         let ends = Tensor([-.infinity, .infinity, 0, -1000, 1000] as [Float], on: device).exponential.values(Float.self)
         #expect(ends == [0, .infinity, 1, 0, .infinity])
     }

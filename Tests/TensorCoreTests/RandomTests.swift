@@ -31,6 +31,13 @@ import Testing
             Tensor.random(distribution, [part.count, columns], key: 42, rows: part.map { rows[$0] }, on: device)
         }
         #expect(Tensor.concatenate(parts, axis: 0).bytes == whole.bytes, "ranks that hold some of the rows")
+        // A row is drawn in pieces; they must be the one sequence, without repeats or gaps.
+        let direct = [Float](unsafeUninitializedCapacity: columns) { buffer, count in
+            let draw = normal ? rz_random_normal : rz_random_uniform
+            draw(42, rows[2], 0, Int64(columns), buffer.baseAddress)
+            count = columns
+        }
+        #expect(whole.slice(axis: 0, 2..<3).values(Float.self) == direct)
         let narrow = Tensor.random(distribution, [5, 7], key: 42, rows: rows, on: device)
         #expect(narrow.bytes == whole.slice(axis: 1, 0..<7).bytes, "a column does not depend on how many there are")
         #expect(Tensor.random(distribution, [5, columns], key: 43, rows: rows, on: device).bytes != whole.bytes)

@@ -181,6 +181,7 @@ struct ConfigTreeTests {
         #expect(message("a: 1\n\tb: 2").contains("run.yaml:2: not valid YAML"))
         #expect(message("a: 1\nb: 2\na: 3").contains("\"a\" is there twice"))
         #expect(message("a: 1\n\"a\": 3").contains("\"a\" is there twice"))
+        #expect(message("1: a\n\"1\": b").contains("run.yaml:2: the key \"1\" is there twice"))
         #expect(message("a: 1\n? [x]\n: 2").contains("run.yaml:2: a key must be a word"))
         #expect(message("a: *b").contains("run.yaml:1"))
         #expect(message("a: 1\n---\nb: 2").contains("another document"))

@@ -103,6 +103,8 @@ struct RunConfigTests {
         #expect(config.place(of: "run.steps")?.description == "run.yaml:3")
         #expect(config.place(of: "attention.backend")?.description == "--set attention.backend=ring")
         #expect(config.place(of: "attention.local") == nil)
+        let message = configMessage { try self.config("model: {name: a}\nrun: {steps: 3}", ["run.steps=4"]) }
+        #expect(message.hasPrefix("run.yaml:2: run.directory is missing"))
     }
 
     @Test(arguments: [
@@ -133,13 +135,14 @@ struct RunConfigTests {
         ("parallel.shardParameters=true", "parallel.shardParameters: only false works"),
         ("parallel.link=mpi", "parallel.link: auto and threads work"),
         ("attention.strategy=ulysses", "attention.strategy: only ring works"),
-        ("run.onNonFinite=skip", "run.onNonFinite: only stop works"),
     ]) func missingFeatureIsRefused(override: String, expected: String) throws {
         let message = configMessage { try config(shortest, [override]) }
         #expect(message.hasPrefix("--set \(override): \(expected)"), "\(message)")
     }
 
-    @Test func warmupCountsStepsOrAShareOfThem() {
+    @Test func warmupCountsStepsOrAShareOfThem() throws {
+        #expect(try config(shortest, ["optimizer.warmup=1"]).optimizer.warmup == .steps(1))
+        #expect(try config(shortest, ["optimizer.warmup=.5"]).optimizer.warmup == .share(0.5))
         #expect(OptimizerSection.Warmup.share(0.02).steps(of: 1000) == 20)
         #expect(OptimizerSection.Warmup.steps(50).steps(of: 1000) == 50)
     }
