@@ -105,14 +105,10 @@ public struct Trainer<Model: LanguageModel>: Sendable {
 
     /// Mean loss per target over validation batches, the same on every rank.
     public func evaluate(_ batches: some Sequence<Batch>) throws -> (loss: Double, targets: Int) {
-        var (lossSum, targets) = (0.0, 0)
-        for batch in batches {
-            let shard = BatchShard(batch, layout: plan.layout, communicator: communicator, on: device)
-            let context = shard.context(attention, plan.precision, plan.memory)
-            lossSum += try model.loss(shard.tokens, targets: shard.targets, context).item
-            targets += batch.targetCount
-        }
-        return (try communicator.allReduce(lossSum) / Double(max(1, targets)), targets)
+        let evaluator = Evaluator(
+            layout: plan.layout, precision: plan.precision, memory: plan.memory, attention: attention,
+            communicator: communicator)
+        return try evaluator.evaluate(model, batches)
     }
 }
 

@@ -17,7 +17,8 @@ struct Ringzoo: ParsableCommand {
             """,
         version: versionText,
         subcommands: [
-            TrainCommand.self, AttentionCommand.self, ModelsCommand.self, BackendsCommand.self, DoctorCommand.self,
+            TrainCommand.self, EvaluateCommand.self, GenerateCommand.self, ForwardCommand.self, CheckpointCommand.self,
+            AttentionCommand.self, ModelsCommand.self, BackendsCommand.self, DoctorCommand.self,
         ])
 
     static var versionText: String {

@@ -1,0 +1,46 @@
+import AttentionCore
+import DataCore
+import DistributedCore
+import NeuralCore
+import TensorCore
+
+/// Computes the loss of a model over batches on one rank; every rank runs the same evaluator over the same batches and holds the
+/// same weights.
+public struct Evaluator: Sendable {
+    /// How the sequence is cut over the ranks.
+    public var layout: SequenceLayout
+    public var precision: Precision
+    public var memory: SequenceContext.MemoryPlan
+    private let attention: any AttentionBackend
+    private let communicator: any Communicator
+
+    public init(
+        layout: SequenceLayout, precision: Precision, memory: SequenceContext.MemoryPlan,
+        attention: any AttentionBackend, communicator: any Communicator
+    ) {
+        self.layout = layout
+        self.precision = precision
+        self.memory = memory
+        self.attention = attention
+        self.communicator = communicator
+    }
+
+    /// Mean loss per target, natural logarithm, the same on every rank; 0 of 0 targets where there are no batches.
+    ///
+    /// `observe` is called after each batch.
+    /// - Throws: a device's or a peer's failure, and what `observe` throws.
+    public func evaluate(
+        _ model: some LanguageModel, _ batches: some Sequence<Batch>, observe: (Batch) throws -> Void = { _ in }
+    ) throws -> (loss: Double, targets: Int) {
+        var (lossSum, targets) = (0.0, 0)
+        for batch in batches {
+            let shard = BatchShard(batch, layout: layout, communicator: communicator, on: communicator.device)
+            let context = shard.context(attention, precision, memory)
+            lossSum += try model.loss(shard.tokens, targets: shard.targets, context).item
+            targets += batch.targetCount
+            try observe(batch)
+        }
+        try communicator.device.ledger.checkFailure()
+        return (try communicator.allReduce(lossSum) / Double(max(1, targets)), targets)
+    }
+}

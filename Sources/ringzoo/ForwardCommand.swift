@@ -1,0 +1,61 @@
+import ArgumentParser
+import AttentionCore
+import CheckpointCore
+import DistributedCore
+import NeuralCore
+import TensorCore
+import ZooCore
+import ZooStandard
+
+struct ForwardCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "forward", abstract: "Write a model's logits for a row of tokens to an HDF5 file.",
+        discussion: """
+            Example: ringzoo forward --checkpoint model.h5 --tokens 1,2,3 --output logits.h5
+
+            Writes /tokens (int32 [1, T]) and /logits (float32 [1, T, V]), to compare with another program's numbers.
+            """)
+
+    @Option(help: "A checkpoint written by 'ringzoo train' or 'ringzoo checkpoint import'.") var checkpoint: String
+    @Option(help: "Token ids, separated by commas.") var tokens: String
+    @Option(help: "HDF5 file to write.") var output: String
+    @Option(help: "Attention backend; 'ringzoo backends' lists them.") var attention = "auto"
+
+    func run() throws {
+        let zoo = try ZooStandard.zoo()
+        let stored = try StoredModel(checkpoint, in: zoo)
+        let ids = try tokenIds(vocabulary: stored.blueprint.vocabularySize)
+        let choice = try AttentionChoice(backend: attention, local: "auto", ranks: 1, in: zoo)
+        for note in choice.notes { Terminal.note(note) }
+        let (row, logits) = try InProcessRanks.run(1, threads: Terminal.threads()) { communicator, device in
+            let model = try stored.makeModel(on: device)
+            let row = Tensor(ids, [1, ids.count], on: device)
+            let context = SequenceContext(
+                positions: .contiguous(count: ids.count), attention: try choice.make(over: communicator), on: device)
+            var none: KeyValueCache?
+            let logits = try model.logits(row, context, cache: &none).cast(to: .float32)
+            try device.ledger.checkFailure()
+            return (row, logits)
+        }[0]
+        try HDF5File.write(output, tensors: [source("tokens", row), source("logits", logits)])
+        Terminal.note("wrote \(output): /tokens \(row.shape), /logits \(logits.shape)")
+    }
+
+    private func tokenIds(vocabulary: Int) throws -> [Int32] {
+        try tokens.split(separator: ",", omittingEmptySubsequences: false).map { text in
+            let number = text.filter { $0 != " " }
+            guard let id = Int32(number), id >= 0, Int(id) < vocabulary else {
+                throw RingZooError(
+                    .usage, "--tokens has '\(text)' in it, which is no token of the model",
+                    tried: ["numbers from 0 to \(vocabulary - 1), separated by commas, would work"])
+            }
+            return id
+        }
+    }
+
+    private func source(_ name: String, _ tensor: Tensor) -> TensorSource {
+        TensorSource(TensorInfo(name: name, shape: tensor.shape, dtype: tensor.dtype)) { sink in
+            try tensor.withBytes { try sink($0) }
+        }
+    }
+}

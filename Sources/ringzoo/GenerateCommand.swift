@@ -1,0 +1,126 @@
+import ArgumentParser
+import DataCore
+import DistributedCore
+import Foundation
+import NeuralCore
+import TensorCore
+import ZooCore
+import ZooStandard
+
+struct GenerateCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "generate", abstract: "Continue a text with a trained model.",
+        discussion: """
+            Example: ringzoo generate --checkpoint model.h5 --prompt "Once upon a time" --max-tokens 100 --temperature 0.7
+
+            The new text, and nothing else, goes to standard output as it is made. The same seed, options and prompt give the \
+            same text. With --json there is one object at the end: prompt, text, tokens, promptTokens, end (maximumCount, \
+            endToken or stop), stop, seed, seconds, tokensPerSecond.
+            """)
+
+    @Option(help: "A checkpoint written by 'ringzoo train' or 'ringzoo checkpoint import'.") var checkpoint: String
+    @Option(help: "The text to go on from.") var prompt: String?
+    @Option(help: "A UTF-8 file with the text to go on from; - for standard input.") var promptFile: String?
+    @Option(help: "New tokens at most.") var maxTokens = 200
+    @Option(help: "Below 1 favours likely tokens; 0 always takes the most likely one.") var temperature = 0.8
+    @Option(help: "Keep so many of the most likely tokens.") var topK: Int?
+    @Option(help: "Keep the most likely tokens whose probabilities sum to this.") var topP = 1.0
+    @Option(help: "Drop tokens less likely than this share of the most likely one.") var minP = 0.0
+    @Option(help: "Another seed gives another text.") var seed: UInt64 = 1
+    @Option(help: "End before this text. May be repeated.") var stop: [String] = []
+    @Option(help: "NAME[:PATH] in place of the checkpoint's own: bytes, gpt2:FOLDER.") var tokenizer: String?
+    @Option(help: "Attention backend; 'ringzoo backends' lists them.") var attention = "auto"
+    @Option(help: "Only 1 works in this version.") var ranks = 1
+    @Flag(help: "Print one JSON object and nothing else.") var json = false
+
+    func run() throws {
+        if ranks != 1 {
+            throw RingZooError(
+                .usage, "--ranks is \(ranks), but the key/value cache cannot be spread over ranks in this version",
+                tried: ["--ranks 1 would work; 'ringzoo train' and 'ringzoo evaluate' take more"])
+        }
+        let text = try promptText()
+        let sampler = try Sampler(temperature: temperature, topK: topK, topP: topP, minP: minP, seed: seed)
+        let zoo = try ZooStandard.zoo()
+        let stored = try StoredModel(checkpoint, in: zoo)
+        let generation = try TextGeneration(
+            TokenGeneration(sampler, maximumCount: maxTokens), tokenizer: tokenizer(of: stored, in: zoo), stops: stop)
+        let choice = try AttentionChoice(backend: attention, local: "auto", ranks: 1, in: zoo)
+        for note in choice.notes { Terminal.note(note) }
+
+        let json = json
+        let start = Date()
+        let outcome = try InProcessRanks.run(1, threads: Terminal.threads()) { communicator, device in
+            let model = try stored.makeModel(on: device)
+            return try generation.run(
+                model, prompt: text, attention: try choice.make(over: communicator), on: device
+            ) { piece in if !json { Output.write(piece) } }
+        }[0]
+        try report(outcome, prompt: text, seconds: Date().timeIntervalSince(start))
+        let length = outcome.promptCount + outcome.tokens.count
+        if length > stored.blueprint.context {
+            Terminal.note(
+                "note: \(grouped(length)) tokens are more than the \(grouped(stored.blueprint.context)) the model was made for"
+            )
+        }
+    }
+
+    private func promptText() throws -> String {
+        switch (prompt, promptFile) {
+        case (let text?, nil): return text
+        case (nil, let path?):
+            let data: Data
+            do {
+                if path == "-" {
+                    data = try FileHandle.standardInput.readToEnd() ?? Data()
+                } else if FileManager.default.fileExists(atPath: path) {
+                    data = try Data(contentsOf: URL(fileURLWithPath: path))
+                } else {
+                    throw RingZooError(.missingInput, "--prompt-file \(path): no such file")
+                }
+            } catch let error as RingZooError {
+                throw error
+            } catch {
+                throw RingZooError(.inputOutput, "--prompt-file \(path): it cannot be read", underlying: error)
+            }
+            guard let text = String(validating: data, as: UTF8.self) else {
+                throw RingZooError(.corruptInput, "--prompt-file \(path): it is not UTF-8")
+            }
+            return text
+        case (nil, nil):
+            throw RingZooError(.usage, "there is no prompt", tried: ["--prompt TEXT or --prompt-file PATH would work"])
+        case (_?, _?):
+            throw RingZooError(.usage, "--prompt and --prompt-file are both there", tried: ["one of them would work"])
+        }
+    }
+
+    private func tokenizer(of stored: StoredModel, in zoo: Zoo) throws -> any Tokenizer {
+        if let tokenizer { return try zoo.tokenizer(named: tokenizer) }
+        if let own = stored.tokenizer { return own }
+        throw RingZooError(
+            .usage, "\(checkpoint) holds no tokenizer",
+            tried: ["--tokenizer NAME[:PATH] would work; known: \(zoo.tokenizers.names.joined(separator: ", "))"])
+    }
+
+    private func report(_ outcome: TextGeneration.Outcome, prompt: String, seconds: Double) throws {
+        let rate = Double(outcome.tokens.count) / max(seconds, 1e-9)
+        if json {
+            var object: [String: Any] = [
+                "prompt": prompt, "text": outcome.text, "tokens": outcome.tokens.map(Int.init),
+                "promptTokens": outcome.promptCount, "stop": NSNull(), "seed": seed, "seconds": seconds,
+                "tokensPerSecond": rate,
+            ]
+            switch outcome.end {
+            case .maximumCount: object["end"] = "maximumCount"
+            case .endToken: object["end"] = "endToken"
+            case .stop(let text): (object["end"], object["stop"]) = ("stop", text)
+            }
+            return try Output.json(object)
+        }
+        // The text has no newline of its own to end with; a prompt of the shell should not follow on the same line.
+        if isatty(STDOUT_FILENO) == 1 { Output.write("\n") }
+        Terminal.note(
+            "\(grouped(outcome.promptCount)) tokens of prompt, \(grouped(outcome.tokens.count)) new ones in \(Terminal.duration(seconds)) (\(Terminal.number(rate, 1)) tokens/s)"
+        )
+    }
+}
