@@ -25,6 +25,7 @@ public final class Storage: @unchecked Sendable {
 
     /// Moves these bytes to another line of the ledger.
     public func reclassify(as kind: MemoryKind) {
+        if kind == self.kind { return }
         device.ledger.move(byteCount, from: self.kind, to: kind)
         self.kind = kind
     }

@@ -67,7 +67,7 @@ final class TrainingProgress: Sendable {
             Terminal.note("resumed after step \(step) from \(path)")
         case .stepped(let measure):
             step(measure)
-        case .evaluated(let step, let loss, _):
+        case .evaluated(let step, let loss, let targets):
             clear()
             Terminal.note(
                 "step \(step): validation loss \(Terminal.number(loss)), perplexity \(Terminal.number(Foundation.exp(loss), 2))"

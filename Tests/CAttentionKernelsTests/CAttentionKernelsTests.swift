@@ -178,7 +178,7 @@ let kernelSets: [String] = {
             for splits in [[0..<300], [0..<100, 100..<300], [100..<300, 0..<100]] {
                 let run = KernelRun(c, Float.self, splits: splits)
                 let oracle = run.oracle!
-                #expect((run.out + run.lse + run.dq + run.dk + run.dv).allSatisfy { $0.isFinite })
+                #expect([run.out, run.dq, run.dk, run.dv].joined().allSatisfy(\.isFinite) && run.lse.allSatisfy(\.isFinite))
                 #expect(zip(run.out, oracle.out).allSatisfy { abs(Double($0) - $1) < 1e-4 })
                 if sign > 0 {  // a one-hot row is the value of its key, but for the roundings of (w v) / w
                     let ownValue = run.out.indices.allSatisfy { i in
@@ -201,7 +201,7 @@ let kernelSets: [String] = {
             for j in 0..<256 { c.k[j * 8] = j < 128 ? gap : 0 }
             for splits in [[0..<128, 128..<256], [128..<256, 0..<128]] {
                 let run = KernelRun(c, Float.self, splits: splits)
-                #expect((run.out + run.lse + run.dq).allSatisfy { $0.isFinite })
+                #expect((run.out + run.dq).allSatisfy(\.isFinite) && run.lse.allSatisfy(\.isFinite))
                 #expect(run.worstError().ratio < 1, "gap \(gap)")
             }
         }

@@ -176,7 +176,8 @@ import ZooCore
                 return tensors + [head]
             }
         }
-        let (_, tensors) = try exchange.read(withHead { _ in }.path)
+        let equal = try withHead { _ in }
+        let (_, tensors) = try exchange.read(equal.path)
         #expect(!tensors.contains { $0.info.name.contains("head") })
         #expect(refusal(try withHead { $0[5] ^= 1 }, .corruptInput).contains("lm_head.weight is not the embedding"))
     }

@@ -98,19 +98,24 @@ import ZooCore
         }
     }
 
+    /// Rematerialised blocks give the same bits. Chunks sum in another order: in float64 that is seen at 1e-12, and in float32 gradients
+    /// must be as near the float64 ones as without chunks.
     @Test func savingMemoryChangesNothingAndSavesMemory() throws {
         let configuration = LlamaConfiguration(
             width: 32, layers: 6, heads: 2, keyHeads: 1, feedForward: 512, vocabulary: 50)
-        var model = try Llama(configuration, on: device)
-        model.initialise(seed: 3) { _, shape in shape.count >= 2 ? 0.1 : nil }
         let length = 160
         let ids = (0..<2 * length).map { Int32($0 * 7 % 50) }
         let tokens = Tensor(ids, [2, length], on: device)
         let targets = Tensor(ids.map { ($0 + 7) % 50 }, [2, length], on: device)
 
-        func run(_ plan: SequenceContext.MemoryPlan) throws -> (loss: Double, gradient: [String: [Double]], peak: Int) {
-            var context = wholeContext(length, Attention.cpu.backend, on: device)
-            context.memory = plan
+        typealias Outcome = (loss: Double, gradient: [String: [Double]], peak: Int)
+        func run(_ precision: NeuralCore.Precision, rematerialise: Bool, chunk: ChunkSize) throws -> Outcome {
+            var model = try Llama(configuration, precision.master, on: device)
+            model.initialise(seed: 3) { _, shape in shape.count >= 2 ? 0.1 : nil }
+            var context = wholeContext(length, Attention.cpu.backend, precision, on: device)
+            context.memory.rematerialiseBlocks = rematerialise
+            context.memory.feedForwardChunk = chunk
+            context.memory.lossChunk = .whole
             let before = device.ledger.live(.working)
             device.ledger.resetPeak()
             let (loss, gradient) = try valueAndGradient(at: model) { model in
@@ -118,30 +123,28 @@ import ZooCore
             }
             return (loss.item, gradient.parameterValues, device.ledger.peak(.working) - before)
         }
-        var plan = SequenceContext.MemoryPlan()
-        plan.feedForwardChunk = .whole
-        plan.lossChunk = .whole
-        let plain = try run(plan)
-        let again = try run(plan)
-        #expect(plain.loss == again.loss && plain.gradient == again.gradient)
+        for (precision, bound) in [(NeuralCore.Precision.float32, 1e-6), (.float64, 1e-12)] {
+            let plain = try run(precision, rematerialise: false, chunk: .whole)
+            let rematerialised = try run(precision, rematerialise: true, chunk: .whole)
+            let chunked = try run(precision, rematerialise: false, chunk: .tokens(23))
+            let both = try run(precision, rematerialise: true, chunk: .tokens(23))
 
-        plan.rematerialiseBlocks = true
-        let rematerialised = try run(plan)
-        #expect(rematerialised.loss == plain.loss)
-        #expect(worstGradient(plain.gradient, rematerialised.gradient).difference <= 1e-6)
-        #expect(Double(rematerialised.peak) < 0.5 * Double(plain.peak), "\(rematerialised.peak) of \(plain.peak) bytes")
-
-        plan.feedForwardChunk = .tokens(23)
-        let both = try run(plan)
-        #expect(abs(both.loss / plain.loss - 1) <= 1e-6)
-        let worst = worstGradient(plain.gradient, both.gradient)
-        #expect(worst.difference <= 1e-6, "\(worst)")
-        #expect(Double(both.peak) < 0.7 * Double(rematerialised.peak), "\(both.peak) of \(rematerialised.peak) bytes")
-
-        plan.rematerialiseBlocks = false
-        let chunked = try run(plan)
-        #expect(abs(chunked.loss / plain.loss - 1) <= 1e-6)
-        #expect(worstGradient(plain.gradient, chunked.gradient).difference <= 1e-6)
-        #expect(Double(chunked.peak) < 0.5 * Double(plain.peak), "\(chunked.peak) of \(plain.peak) bytes")
+            #expect(rematerialised.loss == plain.loss)
+            #expect(worstGradient(plain.gradient, rematerialised.gradient).difference <= bound)
+            #expect(both.loss == chunked.loss && abs(chunked.loss / plain.loss - 1) <= bound)
+            if precision == .float64 {
+                let worst = [chunked, both].map { worstGradientNorm(plain.gradient, $0.gradient) }
+                #expect(worst.allSatisfy { $0.difference <= bound }, "\(worst)")
+            } else {
+                let truth = try run(.float64, rematerialise: false, chunk: .whole).gradient
+                let error = worstGradientNorm(truth, plain.gradient)
+                let errors = [chunked, both].map { worstGradientNorm(truth, $0.gradient) }
+                #expect(error.difference < 1e-5)
+                #expect(errors.allSatisfy { $0.difference <= 1.5 * error.difference }, "\(errors), plain \(error)")
+            }
+            #expect(Double(rematerialised.peak) < 0.5 * Double(plain.peak), "\(rematerialised.peak) of \(plain.peak)")
+            #expect(Double(chunked.peak) < 0.5 * Double(plain.peak), "\(chunked.peak) of \(plain.peak)")
+            #expect(Double(both.peak) < 0.7 * Double(rematerialised.peak), "\(both.peak) of \(rematerialised.peak)")
+        }
     }
 }

@@ -31,11 +31,16 @@ import ZooCore
     @Test func loadingWritesInPlaceAndLeavesCopiesAlone() throws {
         let sources = try random(seed: 1).weightSources()
         var model = try random(seed: 2)
-        let before = device.ledger.live(.parameters)
+        let (before, working) = (device.ledger.live(.parameters), device.ledger.live(.working))
+        device.ledger.resetPeak()
         let places = model.parameters.map { $0.tensor.storage.address }
         try model.loadWeights(from: sources)
         #expect(model.parameters.map { $0.tensor.storage.address } == places)
-        #expect(device.ledger.live(.parameters) == before)
+        // The source model is alive as well until here.
+        withExtendedLifetime(sources) {
+            #expect(device.ledger.peak(.parameters) == before && device.ledger.live(.parameters) == before)
+            #expect(device.ledger.peak(.working) == working)
+        }
 
         let snapshot = model
         let values = snapshot.parameterValues

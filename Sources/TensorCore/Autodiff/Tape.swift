@@ -65,7 +65,10 @@ final class Tape: Sendable {
     }
 
     /// Gradients of `output` (seeded with `seed`) with respect to the leaves, by their index. Consumes the tape.
-    func gradients(of output: Tensor, seed: Tensor) throws -> [Int: Tensor] {
+    ///
+    /// - Parameter parameters: how many of the first leaves are a model's parameters: their gradients are counted as such as soon as
+    ///   they come up, not as working memory.
+    func gradients(of output: Tensor, seed: Tensor, parameters: Int = 0) throws -> [Int: Tensor] {
         if let failure = state.withLock({ $0.failure }) { throw failure }
         guard let tracked = output.tracked, tracked.tape === self else { return [:] }
         /// A gradient, and whether the sum is our own and may be added to in place.
@@ -91,6 +94,7 @@ final class Tape: Sendable {
                 } else {
                     waiting[input] = (share, false)
                 }
+                if input < parameters { waiting[input]!.value.storage.reclassify(as: .gradients) }
             }
         }
         return leaves

@@ -32,7 +32,7 @@ public func valueAndGradient<M: Module>(
     let value = try body(tracked)
     if value.elementCount != 1 { shapeFault("valueAndGradient", "the result must have one element", value) }
     let seed = Tensor.full(value.shape, 1, value.dtype, on: value.device)
-    var found = try tape.gradients(of: value, seed: seed)
+    var found = try tape.gradients(of: value, seed: seed, parameters: leaves.count)
     try value.device.ledger.checkFailure()
     var next = 0
     tracked.forEachParameter { _, parameter in

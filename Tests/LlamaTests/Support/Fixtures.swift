@@ -89,6 +89,19 @@ func worstGradient(_ a: [String: [Double]], _ b: [String: [Double]]) -> (name: S
     return worst
 }
 
+/// The norm of the difference of a parameter's gradients, relative to the norm of the gradient; the worst of all, with its name.
+///
+/// Sums in another order differ by a rounding in every element: the norm shows its size, the largest of thousands does not.
+func worstGradientNorm(_ a: [String: [Double]], _ b: [String: [Double]]) -> (name: String, difference: Double) {
+    func norm(_ x: [Double]) -> Double { x.reduce(0) { $0 + $1 * $1 }.squareRoot() }
+    var worst = (name: "", difference: a.keys == b.keys ? 0.0 : .infinity)
+    for (name, values) in a {
+        let difference = norm(zip(values, b[name]!).map { $0 - $1 }) / norm(values)
+        if !(difference <= worst.difference) { worst = (name, difference) }
+    }
+    return worst
+}
+
 extension Module {
     var parameterValues: [String: [Double]] {
         Dictionary(uniqueKeysWithValues: parameters.map { ($0.name, $0.tensor.doubles) })
