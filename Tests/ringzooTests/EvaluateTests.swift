@@ -73,21 +73,26 @@ import Testing
         #expect(try other.json()["loss"] as? Double != loss)
     }
 
-    /// Words of several bytes: bits per byte count bytes of text and not tokens.
-    @Test func bitsPerByteCountBytes() throws {
+    /// Tokens of four bytes, and an end token whose loss counts but which is no text.
+    @Test func bitsPerByteCountBytesOfText() throws {
         let folder = try TemporaryFolder()
-        try folder.write("data.jsonl", String(repeating: #"{"prompt": "ab", "completion": "cdé"}"# + "\n", count: 20))
+        let tokens = (0..<256).map { Data([UInt8($0)]) } + [Data("ab".utf8), Data("abab".utf8)]
+        let ranks = tokens.enumerated().map { "\($1.base64EncodedString()) \($0)\n" }.joined()
+        try folder.write("letters.tiktoken", ranks)
+        try folder.write("data.jsonl", String(repeating: #"{"prompt": "x", "completion": "abab"}"# + "\n", count: 20))
         try folder.write(
             "run.yaml",
             """
             model: { name: llama, preset: debug }
-            data: { kind: jsonl, path: data.jsonl, batch: 2, context: 16, validation: 0.5 }
+            data: { kind: jsonl, path: data.jsonl, tokenizer: "gpt2:letters.tiktoken", batch: 2, context: 16, validation: 0.5 }
             run: { directory: out, steps: 1 }
             """)
-        try writeCheckpoint(folder / "model.h5")
+        try writeCheckpoint(folder / "model.h5", vocabulary: 259, tokenizer: nil)
         let object = try Tool.succeed("evaluate", "run.yaml", "--checkpoint", "model.h5", "--json", in: folder).json()
-        // The completion's four bytes in each of ten records are learned, the prompt is not.
-        #expect(object["targets"] as? Int == 40 && object["bytes"] as? Int == 40)
+        // Ten records of one token and the end; prompts are not learned.
+        #expect(object["targets"] as? Int == 20 && object["bytes"] as? Int == 40)
+        let (loss, bits) = (object["loss"] as? Double ?? 0, object["bitsPerByte"] as? Double ?? 0)
+        #expect(loss > 0 && abs(bits - loss * 20 / 40 / log(2)) < 1e-12)
     }
 
     @Test func wrongUseIsNamed() throws {
