@@ -4,16 +4,17 @@ import TensorCore
 
 /// Keys and values of the tokens seen so far, per layer, for generation.
 public struct KeyValueCache: Sendable {
-    private var layers: [(keys: Tensor, values: Tensor)?]
+    private var layers: [(keys: Tensor, values: Tensor)?] = []
     /// Tokens of the last layer that appended; all layers hold as many between forward passes.
     public private(set) var count = 0
 
-    public init(layers: Int) { self.layers = [(keys: Tensor, values: Tensor)?](repeating: nil, count: layers) }
+    public init() {}
 
     /// Appends keys and values [B, Hkv, T, D] of a layer and returns all of them, [B, Hkv, C + T, D] views of the cache.
     ///
     /// Room is doubled when it runs out, so appending costs what is appended.
     public mutating func append(_ k: Tensor, _ v: Tensor, layer: Int) -> (keys: Tensor, values: Tensor) {
+        while layers.count <= layer { layers.append(nil) }
         let (start, end) = (layer == 0 ? count : count - k.shape[2], layer == 0 ? count + k.shape[2] : count)
         func grown(_ old: Tensor?) -> Tensor {
             if let old, old.shape[2] >= end { return old }

@@ -70,7 +70,7 @@ import ZooCore
             for pieces in [
                 [Int](repeating: 1, count: count), [10, count - 10], [1, 4, 1, 7, count - 13], [20, 1, 1, 1, 1],
             ] {
-                var cache: KeyValueCache? = KeyValueCache(layers: 2)
+                var cache: KeyValueCache? = KeyValueCache()
                 var start = 0
                 for piece in pieces {
                     let range = start..<start + piece
@@ -83,7 +83,7 @@ import ZooCore
                 }
             }
             // A copy of a cache goes its own way.
-            var cache: KeyValueCache? = KeyValueCache(layers: 2)
+            var cache: KeyValueCache? = KeyValueCache()
             let first = wholeContext(8, attention.backend, precision, on: device)
             _ = try model.logits(tokens.slice(axis: 1, 0..<8), first, cache: &cache)
             var fork = cache

@@ -39,7 +39,7 @@ public struct TokenGeneration: Sendable {
     ) throws -> End {
         try check(prompt, vocabulary: model.vocabularySize)
         if maximumCount == 0 { return .maximumCount }
-        var cache: KeyValueCache? = KeyValueCache(layers: mostLayers)
+        var cache: KeyValueCache? = KeyValueCache()
         var position = 0
         func context(_ count: Int) -> SequenceContext {
             SequenceContext(
@@ -91,5 +91,3 @@ public struct TokenGeneration: Sendable {
     }
 }
 
-/// Layers the cache has room for: a model does not say how many it has, and an unused one costs a few bytes.
-private let mostLayers = 1 << 14
