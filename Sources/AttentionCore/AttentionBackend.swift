@@ -22,7 +22,8 @@ public protocol AttentionBackend: Sendable {
 
     /// Adds these keys' share to the gradients.
     ///
-    /// `lse` (float64) and `delta` (row sums of dOut * out), both [B, H, Tq], are over ALL keys, so any subset of keys is a valid call. With
+    /// `dOut` has the element type of q or of the accumulator. `lse` (float64) and `delta` (row sums of dOut * out), both [B, H, Tq],
+    /// are over ALL keys, so any subset of keys is a valid call. With
     /// P = exp(S - lse): dV += P^T dOut, dS = P * (dOut V^T - delta), dQ += scale dS K, dK += scale dS^T Q (Dao et al. 2022,
     /// appendix B.2, with the derivative of the soft cap between dS and dQ, dK).
     func backward(
@@ -48,7 +49,8 @@ extension AttentionBackend {
         var state = AttentionState(problem, batch: q.shape[0], on: q.device)
         try forward(q: q, k: k, v: v, into: &state, problem)
         try q.device.ledger.checkFailure()
-        return state.finish(problem.mask.sinks)
+        // Consumed, or the accumulator would be shared while it is normalised, and copied.
+        return (consume state).finish(problem.mask.sinks)
     }
 
     /// Gradients over all keys in one call, from the result of `forward`.
@@ -57,8 +59,7 @@ extension AttentionBackend {
     ) throws -> AttentionGradients {
         try requireSupport(problem)
         problem.check(q: q, k: k, v: v)
-        let dOut = dOut.cast(to: problem.accumulator)
-        let delta = (dOut * result.out).sum(axes: [3])
+        let delta = rowSums(dOut.detached, result.out)
         var gradients = AttentionGradients(problem, batch: q.shape[0], on: q.device)
         try backward(dOut: dOut, q: q, k: k, v: v, lse: result.lse, delta: delta, into: &gradients, problem)
         // The sink takes part in the sum alone: d sink_h = - sum_i exp(sink_h - lse_i) delta_i.
@@ -71,6 +72,10 @@ extension AttentionBackend {
         return gradients
     }
 }
+
+/// Row sums of dOut * out, [B, H, Tq]. The product is gone on return, so that dOut itself, which may be of a small type, is the only
+/// copy that lives through the hops.
+private func rowSums(_ dOut: Tensor, _ out: Tensor) -> Tensor { (dOut.cast(to: out.dtype) * out).sum(axes: [3]) }
 
 /// Output [B, H, Tq, D] of the accumulator type and lse [B, H, Tq] float64.
 public struct AttentionResult: Sendable {

@@ -10,6 +10,10 @@ public struct ReferenceAttention: Sendable {
     public struct Result: Sendable {
         public var out: [Double]
         public var lse: [Double]
+        /// [B, H, Tq]: the row sees a key.
+        public var rowSees: [Bool]
+        /// [B, Hkv, Tk]: some query of the head's group sees the key.
+        public var keySeen: [Bool]
         public var logitDeviation: Double
         public var dQ: [Double] = []
         public var dK: [Double] = []
@@ -62,6 +66,8 @@ public struct ReferenceAttention: Sendable {
 
         var out = [Double](repeating: 0, count: B * H * Tq * D)
         var lse = [Double](repeating: 0, count: B * H * Tq)
+        var rowSees = [Bool](repeating: false, count: B * H * Tq)
+        var keySeen = [Bool](repeating: false, count: B * Hkv * Tk)
         var dQ = [R](repeating: 0, count: G == nil ? 0 : Q.count)
         var dK = [R](repeating: 0, count: G == nil ? 0 : K.count)
         var dV = [R](repeating: 0, count: G == nil ? 0 : V.count)
@@ -77,6 +83,11 @@ public struct ReferenceAttention: Sendable {
                 let head = h / (H / Hkv)
                 for i in 0..<Tq {
                     let row = (b * H + h) * Tq + i
+                    func biasIndex(_ j: Int) -> Int {
+                        func index(_ axis: Int, _ value: Int) -> Int { biasShape[axis] == 1 ? 0 : value }
+                        return ((index(0, b) * biasShape[1] + index(1, h)) * biasShape[2] + index(2, i)) * biasShape[3]
+                            + index(3, keys[j])
+                    }
                     visible.removeAll(keepingCapacity: true)
                     for j in 0..<Tk where mask.allows(query: queries[i], key: keys[j]) {
                         if let queryDocuments, let keyDocuments,
@@ -84,13 +95,12 @@ public struct ReferenceAttention: Sendable {
                         {
                             continue
                         }
+                        // A logit of -inf is a key out of sight; arithmetic on it would give NaN where a row has no other.
+                        if let bias, bias[biasIndex(j)] == -.infinity { continue }
                         visible.append(j)
                     }
-                    func biasIndex(_ j: Int) -> Int {
-                        func index(_ axis: Int, _ value: Int) -> Int { biasShape[axis] == 1 ? 0 : value }
-                        return ((index(0, b) * biasShape[1] + index(1, h)) * biasShape[2] + index(2, i)) * biasShape[3]
-                            + index(3, keys[j])
-                    }
+                    rowSees[row] = !visible.isEmpty
+                    for j in visible { keySeen[(b * Hkv + head) * Tk + j] = true }
                     // s_ij = cap(scale q_i k_j) - slope_h |i - j| + bias_ij
                     for j in visible {
                         var dot: R = 0
@@ -158,7 +168,8 @@ public struct ReferenceAttention: Sendable {
         let mean = logitSum / max(1, logitCount)
         let variance = max(0, logitSquares / max(1, logitCount) - mean * mean)
         return Result(
-            out: out, lse: lse, logitDeviation: variance.squareRoot(), dQ: dQ.map { Double($0) },
+            out: out, lse: lse, rowSees: rowSees, keySeen: keySeen, logitDeviation: variance.squareRoot(),
+            dQ: dQ.map { Double($0) },
             dK: dK.map { Double($0) }, dV: dV.map { Double($0) }, dBias: dBias.map { Double($0) },
             dSinks: dSinks.map { Double($0) })
     }

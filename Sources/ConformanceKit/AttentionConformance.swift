@@ -1,197 +1,5 @@
 import AttentionCore
-import DistributedCore
 import TensorCore
-
-/// What a backend computed for a whole sequence, on any number of ranks, gathered on the host.
-public struct AttentionOutcome: Sendable, Equatable {
-    public var out: [Double]
-    public var lse: [Double]
-    public var dQ: [Double]
-    public var dK: [Double]
-    public var dV: [Double]
-    public var dBias: [Double] = []
-    public var dSinks: [Double] = []
-
-    /// Runs `backend` on one device.
-    public init(_ input: AttentionCase, _ backend: any AttentionBackend, on device: any Device) throws {
-        let inputs = input.inputs(on: device)
-        let result = try backend.forward(q: inputs.q, k: inputs.k, v: inputs.v, inputs.problem)
-        let gradients = try backend.backward(
-            dOut: inputs.dOut, q: inputs.q, k: inputs.k, v: inputs.v, result, inputs.problem)
-        out = result.out.doubles
-        lse = result.lse.doubles
-        dQ = gradients.q.doubles
-        dK = gradients.k.doubles
-        dV = gradients.v.doubles
-        dBias = gradients.bias?.doubles ?? []
-        dSinks = gradients.sinks?.doubles ?? []
-    }
-
-    /// Runs on `ranks` in-process ranks over shards of `layout`, and puts the sequence together again.
-    public init(
-        _ input: AttentionCase, ranks: Int, layout: SequenceLayout,
-        _ makeBackend: @escaping @Sendable (any Communicator) -> any AttentionBackend
-    ) throws {
-        struct Part: Sendable {
-            var values: [[Double]]
-            var positions: [Int]
-            var dBias: [Double]
-            var dSinks: [Double]
-        }
-        let parts = try InProcessRanks.run(ranks, deadline: 120) { communicator, device in
-            let positions = layout.positions(length: input.length, rank: communicator.rank, size: communicator.size)
-            let inputs = input.inputs(at: positions, on: device)
-            let backend = makeBackend(communicator)
-            let result = try backend.forward(q: inputs.q, k: inputs.k, v: inputs.v, inputs.problem)
-            let gradients = try backend.backward(
-                dOut: inputs.dOut, q: inputs.q, k: inputs.k, v: inputs.v, result, inputs.problem)
-            return Part(
-                values: [result.out, result.lse, gradients.q, gradients.k, gradients.v].map(\.doubles),
-                positions: positions.indices, dBias: gradients.bias?.doubles ?? [],
-                dSinks: gradients.sinks?.doubles ?? [])
-        }
-        func whole(_ which: Int, _ heads: Int, _ size: Int) -> [Double] {
-            var values = [Double](repeating: .nan, count: input.batch * heads * input.length * size)
-            for part in parts {
-                let rows = part.positions.count
-                for head in 0..<input.batch * heads {
-                    for (row, position) in part.positions.enumerated() {
-                        for d in 0..<size {
-                            values[(head * input.length + position) * size + d] =
-                                part.values[which][(head * rows + row) * size + d]
-                        }
-                    }
-                }
-            }
-            return values
-        }
-        out = whole(0, input.heads, input.headSize)
-        lse = whole(1, input.heads, 1)
-        dQ = whole(2, input.heads, input.headSize)
-        dK = whole(3, input.keyHeads, input.headSize)
-        dV = whole(4, input.keyHeads, input.headSize)
-        // Sinks and a bias without a row axis are shared: their gradient is the sum over ranks. With a row axis, rows are the ranks' own.
-        func summed(_ shares: [[Double]]) -> [Double] {
-            (shares.first ?? []).indices.map { i in shares.reduce(0) { $0 + $1[i] } }
-        }
-        dSinks = summed(parts.map(\.dSinks))
-        if let axes = input.terms.biasAxes {
-            if axes[2] {
-                let outer = (axes[0] ? input.batch : 1) * (axes[1] ? input.heads : 1)
-                let columns = axes[3] ? input.length : 1
-                dBias = [Double](repeating: .nan, count: outer * input.length * columns)
-                for part in parts {
-                    for o in 0..<outer {
-                        for (row, position) in part.positions.enumerated() {
-                            for c in 0..<columns {
-                                dBias[(o * input.length + position) * columns + c] =
-                                    part.dBias[(o * part.positions.count + row) * columns + c]
-                            }
-                        }
-                    }
-                }
-            } else {
-                dBias = summed(parts.map(\.dBias))
-            }
-        }
-    }
-}
-
-/// The oracle's answer to a case, and the bounds an implementation has to meet. Compute it once, compare many.
-public struct AttentionTruth: Sendable {
-    public let input: AttentionCase
-    /// float64.
-    public let reference: ReferenceAttention.Result
-    /// The same inputs computed naively in the case's own precision (float32, or bfloat16): what RMS errors are compared with.
-    public let naive: ReferenceAttention.Result?
-
-    public init(_ input: AttentionCase) {
-        self.input = input
-        let device = CPUDevice(threads: 1)
-        let inputs = input.inputs(on: device)
-        func compute(_ arithmetic: ReferenceAttention.Arithmetic) -> ReferenceAttention.Result {
-            ReferenceAttention.compute(
-                q: inputs.q, k: inputs.k, v: inputs.v, dOut: inputs.dOut, inputs.problem, in: arithmetic)
-        }
-        reference = compute(.float64)
-        switch input.dtype {
-        case .float32: naive = compute(.float32)
-        case .bfloat16: naive = compute(.bfloat16)
-        default: naive = nil
-        }
-    }
-
-    /// The quantities compared: name, oracle, naive result, and the implementation's.
-    private func quantities(_ outcome: AttentionOutcome) -> [(String, [Double], [Double]?, [Double])] {
-        [
-            ("out", reference.out, naive?.out, outcome.out), ("lse", reference.lse, naive?.lse, outcome.lse),
-            ("dQ", reference.dQ, naive?.dQ, outcome.dQ), ("dK", reference.dK, naive?.dK, outcome.dK),
-            ("dV", reference.dV, naive?.dV, outcome.dV),
-            ("dBias", reference.dBias, naive?.dBias, outcome.dBias),
-            ("dSinks", reference.dSinks, naive?.dSinks, outcome.dSinks),
-        ]
-    }
-
-    /// Every violation of the bounds, as sentences; empty when the implementation conforms.
-    ///
-    /// With m = max(1, largest |reference|) and s = max(1, standard deviation of the logits): float32 |error| <= 2e-6 s m + 1e-5 s |reference|
-    /// and RMS error at most twice the naive float32 computation's (plus four float32 roundings of m, since on a tiny case the naive one may be exact); float64 1e-12 s m; bfloat16
-    /// RMS at most twice the naive bfloat16 computation's. No NaN anywhere, and infinities only where the oracle has them.
-    public func violations(_ outcome: AttentionOutcome) -> [String] {
-        var found: [String] = []
-        let s = max(1, reference.logitDeviation)
-        for (name, truth, naive, got) in quantities(outcome) {
-            if truth.count != got.count {
-                found.append("\(input): \(name) has \(got.count) values instead of \(truth.count)")
-                continue
-            }
-            let m = max(1, truth.lazy.filter(\.isFinite).map(abs).max() ?? 0)
-            var worst = (excess: 0.0, index: 0)
-            var (squares, naiveSquares) = (0.0, 0.0)
-            for i in truth.indices {
-                if !truth[i].isFinite || !got[i].isFinite {
-                    if truth[i] != got[i] { worst = (.infinity, i) }
-                    continue
-                }
-                let error = abs(got[i] - truth[i])
-                squares += error * error
-                if let naive, naive[i].isFinite { naiveSquares += (naive[i] - truth[i]) * (naive[i] - truth[i]) }
-                let bound: Double
-                switch input.dtype {
-                case .float64: bound = 1e-12 * s * m
-                case .float32: bound = 2e-6 * s * m + 1e-5 * s * abs(truth[i])
-                default: bound = .infinity
-                }
-                if error / bound > worst.excess { worst = (error / bound, i) }
-            }
-            if worst.excess > 1 {
-                found.append(
-                    "\(input): \(name)[\(worst.index)] is \(got[worst.index]), the oracle says \(truth[worst.index]), \(worst.excess) times the bound"
-                )
-            }
-            if naive != nil {
-                let count = Double(max(1, truth.count))
-                let (rms, naiveRMS) = ((squares / count).squareRoot(), (naiveSquares / count).squareRoot())
-                if rms > 2 * naiveRMS + 0x1p-22 * m {
-                    found.append("\(input): \(name) has RMS error \(rms), the naive computation \(naiveRMS)")
-                }
-            }
-        }
-        return found
-    }
-
-    /// Root mean square error of each quantity over all finite values, for laws about how errors grow.
-    public func rootMeanSquareErrors(_ outcome: AttentionOutcome) -> [String: Double] {
-        var errors: [String: Double] = [:]
-        for (name, truth, _, got) in quantities(outcome) where !truth.isEmpty {
-            let squares = zip(truth, got).reduce(0.0) { sum, pair in
-                pair.0.isFinite ? sum + (pair.0 - pair.1) * (pair.0 - pair.1) : sum
-            }
-            errors[name] = (squares / Double(truth.count)).squareRoot()
-        }
-        return errors
-    }
-}
 
 /// The problems every backend has to solve, alone and in a ring.
 public enum AttentionConformance {
@@ -203,6 +11,23 @@ public enum AttentionConformance {
         return [
             AttentionCase("causal", heads: 5, length: 239 * t, headSize: 128, .init(causal: true)),
             AttentionCase("full", heads: 4, keyHeads: 1, length: 256 * t, headSize: 64, spread: 6),
+            AttentionCase("all heads", heads: 32, keyHeads: 8, length: 64 * t, headSize: 64, .init(causal: true)),
+            AttentionCase(
+                "short, not a multiple", batch: 2, heads: 8, keyHeads: 4, length: 31 * t, headSize: 16,
+                .init(causal: true)),
+            AttentionCase("batch of heads", batch: 2 * t, heads: 8, length: 256, headSize: 32, spread: 3),
+            AttentionCase(
+                "wide heads, bias, sinks", batch: 2, heads: 2, length: 128 * t, headSize: 256,
+                .init(causal: true, sinks: true, biasAxes: [false, true, true, true])),
+            AttentionCase(
+                "packed windows", batch: 2, heads: 8, length: 32 * t, headSize: 128,
+                .init(
+                    causal: true, window: Window(back: 5),
+                    documentLengths: scaled([9, 1, 7, 12, 3], t))),
+            AttentionCase("no mask, uneven", heads: 6, keyHeads: 2, length: 60 * t + 1, headSize: 128, spread: 6),
+            AttentionCase(
+                "packed, small heads", heads: 4, keyHeads: 2, length: 265 * t, headSize: 8,
+                .init(causal: true, documentLengths: scaled([8, 70, 187], t))),
             AttentionCase(
                 "grouped causal, wide spread", batch: 2, heads: 4, keyHeads: 2, length: 160 * t, headSize: 80,
                 spread: 60,
@@ -242,6 +67,64 @@ public enum AttentionConformance {
             AttentionCase(
                 "bfloat16", heads: 4, keyHeads: 2, length: 200 * t, headSize: 64, dtype: .bfloat16, spread: 3,
                 .init(causal: true)),
+            AttentionCase(
+                "bfloat16, all heads", heads: 8, length: 64 * t, headSize: 128, dtype: .bfloat16, .init(causal: true)),
+            AttentionCase(
+                "bfloat16, wide spread", batch: 2, heads: 2, length: 131 * t, headSize: 32, dtype: .bfloat16,
+                spread: 12),
+            AttentionCase(
+                "bfloat16, all terms", heads: 4, keyHeads: 2, length: 113, headSize: 48, dtype: .bfloat16, spread: 3,
+                .init(
+                    causal: true, window: Window(back: 60), documentLengths: [1, 30, 2, 80], alibi: true, softCap: 30,
+                    sinks: true, biasAxes: [false, true, true, true], dropout: 0.1)),
+        ]
+    }
+
+    /// Problems at the edge of the arithmetic: huge logits, weights on one key, blocks whose lse lie further apart than float32's
+    /// exp reaches, rows that see nothing, first keys that nobody sees.
+    public static func adversarialCases() -> [AttentionCase] {
+        // A quarter of the queries belongs to a document without keys; the first quarter of the keys to one without queries.
+        let blindLength = 96
+        let ids = (0..<blindLength).map { Int32($0 < blindLength / 4 ? 7 : $0 % 3) }
+        let queryIDs = (0..<blindLength).map { Int32($0 % 4 == 1 ? 9 : $0 % 3) }
+        return [
+            AttentionCase(
+                "logits of 1e4", heads: 4, keyHeads: 2, length: 130, headSize: 32, numbers: .extreme,
+                isAdversarial: true),
+            AttentionCase(
+                "logits of 1e4, causal, sinks", heads: 2, length: 97, headSize: 16, numbers: .extreme,
+                isAdversarial: true, .init(causal: true, sinks: true)),
+            AttentionCase(
+                "logits of 1e4, soft cap", heads: 2, length: 70, headSize: 16, numbers: .extreme, isAdversarial: true,
+                .init(causal: true, softCap: 50)),
+            AttentionCase(
+                "one-hot rows", heads: 4, keyHeads: 1, length: 128, headSize: 64, spread: 3_000, isAdversarial: true),
+            AttentionCase(
+                "steps of 200", heads: 2, length: 160, headSize: 32, numbers: .steps, isAdversarial: true),
+            AttentionCase(
+                "steps of 200, causal", batch: 2, heads: 2, length: 129, headSize: 24, numbers: .steps,
+                isAdversarial: true, .init(causal: true)),
+            AttentionCase(
+                "steps of 200, float64", heads: 2, length: 64, headSize: 8, dtype: .float64, numbers: .steps,
+                .init(causal: true)),
+            AttentionCase(
+                "steps of 200, bfloat16", heads: 2, length: 96, headSize: 32, dtype: .bfloat16, numbers: .steps,
+                isAdversarial: true, .init(causal: true)),
+            AttentionCase(
+                "rows without keys, keys without rows", batch: 2, heads: 4, keyHeads: 2, length: blindLength,
+                headSize: 16, spread: 6, isAdversarial: true,
+                .init(documentIDs: ids, queryDocumentIDs: queryIDs)),
+            AttentionCase(
+                "no row sees a key", heads: 2, length: 40, headSize: 8, isAdversarial: true,
+                .init(
+                    causal: true, documentIDs: [Int32](repeating: 0, count: 40),
+                    queryDocumentIDs: [Int32](repeating: 1, count: 40))),
+            AttentionCase(
+                "nine in ten pairs hidden", batch: 2, heads: 2, length: 50, headSize: 20, isAdversarial: true,
+                .init(causal: true, biasAxes: [true, true, true, true], hiddenShare: 0.9)),
+            AttentionCase(
+                "hidden rows under sinks", heads: 2, length: 33, headSize: 20, isAdversarial: true,
+                .init(sinks: true, biasAxes: [false, true, true, false], hiddenShare: 0.5)),
         ]
     }
 

@@ -63,9 +63,10 @@ final class InProcessGroup: Sendable {
     }
     let state = Monitor(State())
 
-    init(size: Int, deadline: Double) {
+    init(size: Int, deadline: Double, failure: String? = nil) {
         self.size = size
         self.deadline = deadline
+        if let failure { state.update { $0.failure = failure } }
     }
 
     func abort(_ why: String) {
@@ -119,15 +120,17 @@ final class InProcessCommunicator: Communicator {
         }
     }
 
-    /// Waits for what `peer` offers and copies it to this rank's device.
-    private func take(_ operation: Int, from peer: Int, _ what: String) throws -> Message {
+    /// Waits for what `peer` offers and copies it to this rank's device. `bytes` is what this rank offers, for the error.
+    private func take(_ operation: Int, from peer: Int, _ what: String, _ bytes: Int) throws -> Message {
         let deadline = MonotonicClock.seconds + group.deadline
         let offered = try group.state.wait(until: deadline) { state -> Message? in
             if let message = state.offers[operation]?[peer] { return message }
-            if let failure = state.failure { throw self.lost(what, peer, operation, "\(failure)") }
+            if let failure = state.failure { throw self.lost(what, peer, operation, bytes, failure) }
             return nil
         }
-        guard let offered else { throw lost(what, peer, operation, "nothing arrived within \(group.deadline) s") }
+        guard let offered else {
+            throw lost(what, peer, operation, bytes, "nothing arrived within \(group.deadline) s")
+        }
         return copy(offered)
     }
 
@@ -157,11 +160,11 @@ final class InProcessCommunicator: Communicator {
         let taken = try group.state.wait(until: deadline) { state -> Bool? in
             guard let finished = state.finished[operation] else { return true }
             if finished[peer] { return true }
-            if let failure = state.failure { throw self.lost(what, peer, operation, failure) }
+            if let failure = state.failure { throw self.lost(what, peer, operation, bytes, failure) }
             return nil
         }
         if taken == nil {
-            throw lost(what, peer, operation, "\(bytes) bytes were not taken within \(group.deadline) s")
+            throw lost(what, peer, operation, bytes, "they were not taken within \(group.deadline) s")
         }
     }
 
@@ -169,8 +172,10 @@ final class InProcessCommunicator: Communicator {
         group.state.update { $0.offers[operation]?[rank] = nil }
     }
 
-    private func lost(_ what: String, _ peer: Int, _ operation: Int, _ why: String) -> RingZooError {
-        RingZooError(.interrupted, "rank \(rank) lost rank \(peer) in \(what) (operation \(operation)): \(why)")
+    private func lost(_ what: String, _ peer: Int, _ operation: Int, _ bytes: Int, _ why: String) -> RingZooError {
+        RingZooError(
+            .interrupted,
+            "rank \(rank) lost rank \(peer) in \(what) (operation \(operation), \(bytes) bytes sent): \(why)")
     }
 
     // MARK: Rotation
@@ -182,7 +187,7 @@ final class InProcessCommunicator: Communicator {
 
         func wait() throws -> Message {
             let c = communicator
-            let received = try c.take(operation, from: (c.rank + c.size - 1) % c.size, "rotate")
+            let received = try c.take(operation, from: (c.rank + c.size - 1) % c.size, "rotate", bytes)
             c.leave(operation)
             try c.waitUntilTaken(operation, by: (c.rank + 1) % c.size, "rotate", bytes)
             c.withdraw(operation)
@@ -199,25 +204,31 @@ final class InProcessCommunicator: Communicator {
 
     // MARK: Collectives
 
-    func allGather(_ message: Message) throws -> [Message] { try exchange(message, "allGather") { self.copy($0[$1]) } }
+    func allGather(_ message: Message) throws -> [Message] {
+        try exchange(message, "allGather", sending: message.byteCount * (size - 1)) { self.copy($0[$1]) }
+    }
 
-    /// Every rank offers a message; `read` picks from all of them what this rank wants of each.
-    private func exchange<R>(_ message: Message, _ what: String, _ read: ([Message], Int) throws -> R) throws -> [R] {
+    /// Every rank offers a message; `read` picks from all of them what this rank wants of each. `sending` is how many bytes of the
+    /// message are for others, over all of them; nil for a rank that only receives.
+    private func exchange<R>(
+        _ message: Message, _ what: String, sending: Int?, _ read: ([Message], Int) throws -> R
+    ) throws -> [R] {
         let operation = nextOperation()
-        count(size - 1, message.byteCount * (size - 1))
+        if let sending { count(size - 1, sending) }
         offer(operation, message)
         let deadline = MonotonicClock.seconds + group.deadline
         let all = try group.state.wait(until: deadline) { state -> [Message]? in
             let offers = state.offers[operation]!
             if let missing = offers.firstIndex(where: { $0 == nil }) {
-                if let failure = state.failure { throw self.lost(what, missing, operation, failure) }
+                if let failure = state.failure { throw self.lost(what, missing, operation, message.byteCount, failure) }
                 return nil
             }
             return offers.map { $0! }
         }
         guard let all else {
             let missing = group.state.update { $0.offers[operation]!.firstIndex { $0 == nil } ?? rank }
-            throw lost(what, missing, operation, "nothing arrived within \(group.deadline) s")
+            throw lost(
+                what, missing, operation, message.byteCount, "nothing arrived within \(group.deadline) s")
         }
         let result = try (0..<size).map { try read(all, $0) }
         leave(operation)
@@ -229,7 +240,7 @@ final class InProcessCommunicator: Communicator {
         if size == 1 { return tensor }
         // Peers read the offer while this rank sums, so the sum has memory of its own.
         let sum = Tensor.zeros(tensor.shape, tensor.dtype, on: device)
-        _ = try exchange(Message([tensor]), "allReduce") { all, peer in
+        _ = try exchange(Message([tensor]), "allReduce", sending: tensor.byteCount * (size - 1)) { all, peer in
             try self.add(all[peer].tensors[0], into: sum, "allReduce", peer)
         }
         return sum
@@ -241,7 +252,7 @@ final class InProcessCommunicator: Communicator {
         }
         let rows = tensor.shape[0] / size
         let sum = Tensor.zeros([rows] + tensor.shape.dropFirst(), tensor.dtype, on: device)
-        _ = try exchange(Message([tensor]), "reduceScatter") { all, peer in
+        _ = try exchange(Message([tensor]), "reduceScatter", sending: tensor.byteCount - sum.byteCount) { all, peer in
             let part = all[peer].tensors[0].slice(axis: 0, self.rank * rows..<(self.rank + 1) * rows)
             try self.add(part, into: sum, "reduceScatter", peer)
         }
@@ -265,7 +276,8 @@ final class InProcessCommunicator: Communicator {
         for message in messages { integers += [message.tensors.count, message.integers.count] }
         let packed = Message(
             messages.flatMap(\.tensors), integers: integers + messages.flatMap(\.integers))
-        return try exchange(packed, "allToAll") { all, peer in
+        let sending = packed.byteCount - messages[rank].byteCount
+        return try exchange(packed, "allToAll", sending: sending) { all, peer in
             let sent = all[peer]
             let counts = sent.integers.prefix(2 * self.size)
             let tensorStart = (0..<self.rank).reduce(0) { $0 + counts[2 * $1] }
@@ -279,21 +291,25 @@ final class InProcessCommunicator: Communicator {
 
     func broadcast(_ message: Message, from root: Int) throws -> Message {
         let own = rank == root ? message : Message([])
-        let received = try exchange(own, "broadcast") { all, peer in
+        let received = try exchange(own, "broadcast", sending: rank == root ? own.byteCount * (size - 1) : nil) {
+            all, peer in
             peer == root && self.rank != root ? self.copy(all[peer]) : Message([])
         }
         return rank == root ? message : received[root]
     }
 
-    func barrier() throws { _ = try exchange(Message([]), "barrier") { _, _ in } }
+    func barrier() throws { _ = try exchange(Message([]), "barrier", sending: 0) { _, _ in } }
 
     func split(color: Int) throws -> any Communicator {
-        let colors = try exchange(Message([], integers: [color]), "split") { all, peer in all[peer].integers[0] }
+        let colors = try exchange(Message([], integers: [color]), "split", sending: 0) { all, peer in
+            all[peer].integers[0]
+        }
         let members = colors.indices.filter { colors[$0] == color }
         let key = [counters.withLock { $0.operation }] + members
         let subgroup = group.state.update { state in
             if let existing = state.subgroups[key] { return existing }
-            let made = InProcessGroup(size: members.count, deadline: group.deadline)
+            // What failed before the subgroup existed has to end it too.
+            let made = InProcessGroup(size: members.count, deadline: group.deadline, failure: state.failure)
             state.subgroups[key] = made
             return made
         }
