@@ -50,8 +50,20 @@ public struct TrainingRun: Sendable {
             blueprint = try family.blueprint(preset: config.model.preset, fields: config.model.fields)
         }
 
-        if let stored = start?.tokenizer, config.place(of: "data.tokenizer") == nil {
+        var config = config
+        if config.data.tokenizer == Self.storedTokenizer
+            || start?.tokenizer != nil && config.place(of: "data.tokenizer") == nil
+        {
+            guard let stored = start?.tokenizer else {
+                throw RingZooError(
+                    .config,
+                    "\(Self.prefix(config, "data.tokenizer"))data.tokenizer is '\(Self.storedTokenizer)', but "
+                        + (config.model.from.map { "\($0) has none in it" } ?? "model.from names none"),
+                    tried: ["tokenizers: \(zoo.tokenizers.names.joined(separator: ", "))"])
+            }
             tokenizer = stored
+            // The config that is written back must mean the same tokenizer when it is read.
+            config.data.tokenizer = Self.storedTokenizer
         } else {
             let (name, path) = config.data.tokenizerNameAndPath
             tokenizer = try zoo.tokenizers.entry(name, at: config.place(of: "data.tokenizer")).make(path)
@@ -85,6 +97,9 @@ public struct TrainingRun: Sendable {
                     + (config.data.accumulate > 1 ? " x \(config.data.accumulate)" : ""),
             ]
     }
+
+    /// What `data.tokenizer` says where the tokenizer is the one inside `model.from`.
+    static let storedTokenizer = "checkpoint"
 
     private static func prefix(_ config: RunConfig, _ key: String) -> String {
         config.place(of: key).map { "\($0): " } ?? ""
