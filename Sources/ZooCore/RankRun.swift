@@ -36,7 +36,8 @@ struct RankRun {
             // Ranks agree on stopping, and rank 0 learns what each holds.
             let states = try communicator.allGather(
                 Message([], integers: [stop.isMade ? 1 : 0, device.ledger.peak(), stateBytes(device)]))
-            summary.interrupted = states.contains { $0.integers[0] == 1 }
+            // A request in the last step comes too late to leave anything undone.
+            summary.interrupted = trainer.step < run.plan.lastStep && states.contains { $0.integers[0] == 1 }
             summary.step = trainer.step
             summary.lastLoss = report.loss
             let seconds = Date().timeIntervalSince(started)
