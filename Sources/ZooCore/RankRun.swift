@@ -15,15 +15,28 @@ struct RankRun {
 
     private var isFirst: Bool { communicator.rank == 0 }
 
-    func train<Model: LanguageModel>(
-        _ model: consuming Model, resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
+    func train(
+        resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
+    ) throws -> TrainingSummary {
+        // The model has no name here, so that nobody but the trainer holds it: the first step would copy all weights that somebody
+        // else still holds, and keep both.
+        var trainer = try makeTrainer(run.makeModel(reader, on: communicator.device))
+        return try trainer.train(in: self, resumingFrom: reader, damaged: damaged)
+    }
+
+    private func makeTrainer<Model: LanguageModel>(_ model: Model) throws -> any TrainerInRun {
+        Trainer(
+            model, optimizer: try run.optimizer(for: model),
+            loader: run.dataset.makeLoader(rowsPerBatch: run.config.data.batch), plan: run.plan,
+            attention: try run.attention.make(over: communicator), communicator: communicator)
+    }
+
+    fileprivate func train<Model: LanguageModel>(
+        _ trainer: inout Trainer<Model>, resumingFrom reader: CheckpointReader?,
+        damaged: [CheckpointDirectory.Damaged]
     ) throws -> TrainingSummary {
         let begin = Date()
         let device = communicator.device
-        let optimizer = try run.optimizer(for: copy model)
-        var trainer = Trainer(
-            model, optimizer: optimizer, loader: run.dataset.makeLoader(rowsPerBatch: run.config.data.batch),
-            plan: run.plan, attention: try run.attention.make(over: communicator), communicator: communicator)
         if let reader { try restore(&trainer, from: reader) }
         var summary = TrainingSummary(
             step: trainer.step, complete: false, interrupted: false, lastLoss: nil, validationLoss: nil,
@@ -153,3 +166,18 @@ extension StepMeasure {
         ]
     }
 }
+/// A trainer whose model's type is not known; its methods change it in place.
+private protocol TrainerInRun {
+    mutating func train(
+        in rank: RankRun, resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
+    ) throws -> TrainingSummary
+}
+
+extension Trainer: TrainerInRun {
+    mutating func train(
+        in rank: RankRun, resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
+    ) throws -> TrainingSummary {
+        try rank.train(&self, resumingFrom: reader, damaged: damaged)
+    }
+}
+

@@ -160,25 +160,29 @@ public struct TrainingRun: Sendable {
                 tried: ["--resume goes on with it", "another run.directory starts a new one"])
         }
         let found = try folder.newest()
-        let summaries = try InProcessRanks.run(
-            config.parallel.sequence, threads: threads, deadline: config.parallel.deadline
-        ) { communicator, device -> TrainingSummary in
-            device.ledger.budget = config.memory.budget
-            let model =
-                if let reader = found.reader {
-                    try loaded(from: reader, on: device)
-                } else if let start {
-                    try loaded(from: start.reader, on: device)
-                } else {
-                    try blueprint.make(seed: config.run.seed, on: device)
-                }
-            let rank = RankRun(run: self, folder: folder, stop: stop, observe: observe, communicator: communicator)
-            return try rank.train(model, resumingFrom: found.reader, damaged: found.damaged)
+        if found.reader == nil, !found.damaged.isEmpty {
+            // Starting again would write over what may still be rescued.
+            throw RingZooError(
+                .corruptInput, "no checkpoint in \(checkpointFolder) is whole",
+                tried: found.damaged.map(\.error.message) + ["another run.directory starts a new run"])
         }
-        return summaries[0]
+        // Threads of ranks may end a moment after the run has returned; the folder's lock must not wait for them.
+        return try withExtendedLifetime(folder) {
+            try InProcessRanks.run(config.parallel.sequence, threads: threads, deadline: config.parallel.deadline) {
+                [weak folder] communicator, device in
+                device.ledger.budget = config.memory.budget
+                let rank = RankRun(
+                    run: self, folder: folder!, stop: stop, observe: observe, communicator: communicator)
+                return try rank.train(resumingFrom: found.reader, damaged: found.damaged)
+            }[0]
+        }
     }
 
-    private func loaded(from reader: CheckpointReader, on device: any Device) throws -> any LanguageModel {
+    /// With the weights of a checkpoint of this run, else those it starts from, else random ones.
+    func makeModel(_ checkpoint: CheckpointReader?, on device: any Device) throws -> any LanguageModel {
+        guard let reader = checkpoint ?? start?.reader else {
+            return try blueprint.make(seed: config.run.seed, on: device)
+        }
         var model = try blueprint.make(seed: nil, on: device)
         try model.loadWeights(from: reader, prefix: CheckpointText.weights)
         return model
