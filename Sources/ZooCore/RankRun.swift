@@ -2,6 +2,7 @@ import CheckpointCore
 import DistributedCore
 import Foundation
 import NeuralCore
+import Synchronization
 import TensorCore
 import TrainingCore
 
@@ -69,7 +70,7 @@ struct RankRun {
             }
             if isDue(run.plan.checkpointEvery, trainer.step) || isLast {
                 summary.checkpoint = folder.path(ofStep: trainer.step)
-                if isFirst { try save(trainer) }
+                try save(trainer)
             }
         }
         summary.complete = trainer.step >= run.plan.steps
@@ -113,14 +114,43 @@ struct RankRun {
     private func save<Model: LanguageModel>(_ trainer: Trainer<Model>) throws {
         let state = trainer.optimizer.state.map { name, tensor in
             TensorSource(
+    private var threads: Int { (communicator.device as? CPUDevice)?.pool.workers ?? 1 }
+
+    /// Rank 0 writes; all return when it has.
                 TensorInfo(name: CheckpointText.optimizer + name, shape: tensor.shape, dtype: tensor.dtype)
+        guard isFirst else { return try whileOthersWait {} }
+        let step = trainer.step
             ) { sink in try tensor.withBytes { try sink($0) } }
         }
-        let threads = (communicator.device as? CPUDevice)?.pool.workers ?? 1
-        let path = try folder.save(
-            step: trainer.step, tensors: trainer.model.weightSources(prefix: CheckpointText.weights) + state,
-            metadata: try run.checkpointTexts(trainer.state, threads: threads))
-        try observe(.saved(step: trainer.step, path: path))
+        let sources = trainer.model.weightSources(prefix: CheckpointText.weights) + state
+        let texts = try run.checkpointTexts(trainer.state, threads: threads)
+        try whileOthersWait { [folder] in _ = try folder.save(step: step, tensors: sources, metadata: texts) }
+        try observe(.saved(step: step, path: folder.path(ofStep: step)))
+    }
+
+    /// Rank 0 does its work on a thread of its own while all ranks keep talking: a large file takes longer to write than a silent
+    /// peer is given.
+    private func whileOthersWait(for work: @escaping @Sendable () throws -> Void) throws {
+        if communicator.size == 1 { return try work() }
+        let outcome = Mutex<Result<Void, any Error>?>(nil)
+        let isDone = DispatchSemaphore(value: 0)
+        if isFirst {
+            // The thread ends some time after the work. It must hold nothing then: weights would be copied by the next step, and
+            // the folder would stay locked.
+            let given = Mutex<(@Sendable () throws -> Void)?>(work)
+            Thread.detachNewThread {
+                let result = Result { try given.withLock { $0.take() }!() }
+                outcome.withLock { $0 = result }
+                isDone.signal()
+            }
+        }
+        while true {
+            if isFirst { _ = isDone.wait(timeout: .now() + run.config.parallel.deadline / 4) }
+            let result = outcome.withLock { $0 }
+            try result?.get()
+            let states = try communicator.allGather(Message([], integers: [result == nil ? 0 : 1]))
+            if states[0].integers[0] == 1 { return }
+        }
     }
 
     private func restore<Model: LanguageModel>(_ trainer: inout Trainer<Model>, from reader: CheckpointReader) throws {

@@ -148,11 +148,13 @@ public struct TrainingRun: Sendable {
     /// - Parameters:
     ///   - resume: go on from the newest whole checkpoint of the run's directory; without one, start.
     ///   - stop: asked for between steps; the run then saves and ends.
+    ///   - fileSystem: where checkpoints go.
     /// - Throws: the first error that a rank met; every rank ends with it.
     public func train(
-        resume: Bool, stop: StopRequest = StopRequest(), _ observe: @escaping @Sendable (TrainingEvent) throws -> Void
+        resume: Bool, stop: StopRequest = StopRequest(), fileSystem: any FileSystem = POSIXFileSystem(),
+        _ observe: @escaping @Sendable (TrainingEvent) throws -> Void
     ) throws -> TrainingSummary {
-        let folder = try CheckpointDirectory(checkpointFolder, keep: config.run.keep)
+        let folder = try CheckpointDirectory(checkpointFolder, keep: config.run.keep, fileSystem: fileSystem)
         let existing = try folder.steps()
         if !resume, let newest = existing.last {
             throw RingZooError(
