@@ -97,7 +97,10 @@ struct RankRun {
         }
         let passedOver = damaged.map { "passed over \($0.path): \($0.error.message)" }
         try observe(.started(notes: run.notes + passedOver))
-        if let reader { try observe(.resumed(step: step, path: reader.path)) }
+        if let reader {
+            try observe(
+                .resumed(step: step, path: reader.path, inexact: run.inexactness(of: reader, threads: threads)))
+        }
         return try MetricsFile(directory + "/metrics.jsonl", goingOnFrom: step)
     }
 
@@ -111,15 +114,15 @@ struct RankRun {
         return loss
     }
 
-    private func save<Model: LanguageModel>(_ trainer: Trainer<Model>) throws {
-        let state = trainer.optimizer.state.map { name, tensor in
-            TensorSource(
     private var threads: Int { (communicator.device as? CPUDevice)?.pool.workers ?? 1 }
 
     /// Rank 0 writes; all return when it has.
-                TensorInfo(name: CheckpointText.optimizer + name, shape: tensor.shape, dtype: tensor.dtype)
+    private func save<Model: LanguageModel>(_ trainer: Trainer<Model>) throws {
         guard isFirst else { return try whileOthersWait {} }
         let step = trainer.step
+        let state = trainer.optimizer.state.map { name, tensor in
+            TensorSource(
+                TensorInfo(name: CheckpointText.optimizer + name, shape: tensor.shape, dtype: tensor.dtype)
             ) { sink in try tensor.withBytes { try sink($0) } }
         }
         let sources = trainer.model.weightSources(prefix: CheckpointText.weights) + state
@@ -185,17 +188,6 @@ public struct TrainingReport: Sendable, Codable {
     }
 }
 
-extension StepMeasure {
-    /// The line of `metrics.jsonl`. A number that is not finite is written as null: JSON has no other word for it.
-    var json: [String: Any] {
-        func number(_ value: Double) -> Any { value.isFinite ? value : NSNull() }
-        return [
-            "step": report.step, "loss": number(report.loss), "gradientNorm": number(report.gradientNorm),
-            "rate": report.rate, "targets": report.targets, "tokens": report.tokens, "skipped": report.skipped,
-            "seconds": seconds, "tokensPerSecond": tokensPerSecond, "peakBytes": peakBytes, "stateBytes": stateBytes,
-        ]
-    }
-}
 /// A trainer whose model's type is not known; its methods change it in place.
 private protocol TrainerInRun {
     mutating func train(
@@ -211,3 +203,14 @@ extension Trainer: TrainerInRun {
     }
 }
 
+extension StepMeasure {
+    /// The line of `metrics.jsonl`. A number that is not finite is written as null: JSON has no other word for it.
+    var json: [String: Any] {
+        func number(_ value: Double) -> Any { value.isFinite ? value : NSNull() }
+        return [
+            "step": report.step, "loss": number(report.loss), "gradientNorm": number(report.gradientNorm),
+            "rate": report.rate, "targets": report.targets, "tokens": report.tokens, "skipped": report.skipped,
+            "seconds": seconds, "tokensPerSecond": tokensPerSecond, "peakBytes": peakBytes, "stateBytes": stateBytes,
+        ]
+    }
+}

@@ -206,11 +206,22 @@ public struct TrainingRun: Sendable {
             CheckpointText.config: config.yaml,
             CheckpointText.tokenizer: try json(tokenizer.form),
             CheckpointText.training: try json(state),
-            CheckpointText.environment: try json(
-                RunEnvironment(
-                    ranks: config.parallel.sequence, threadsPerRank: threads, attention: attention.description,
-                    products: CPUDevice.productKernels)),
+            CheckpointText.environment: try json(environment(threads: threads)),
         ]
+    }
+
+    private func environment(threads: Int) -> RunEnvironment {
+        RunEnvironment(
+            ranks: config.parallel.sequence, threadsPerRank: threads, attention: attention.description,
+            products: CPUDevice.productKernels)
+    }
+
+    /// Says why going on from a checkpoint is not exact to the bit; nil where it is.
+    func inexactness(of reader: CheckpointReader, threads: Int) -> String? {
+        guard let text = reader.metadata[CheckpointText.environment],
+            let earlier = try? JSONDecoder().decode(RunEnvironment.self, from: Data(text.utf8))
+        else { return "the checkpoint does not say on how many ranks it was made" }
+        return environment(threads: threads).difference(from: earlier)
     }
 }
 
@@ -221,6 +232,19 @@ struct RunEnvironment: Codable, Hashable {
     var attention: String
     /// OpenBLAS's kernel set.
     var products: String
+
+    /// What differs from the environment of an earlier part of the run; nil where nothing does.
+    func difference(from earlier: RunEnvironment) -> String? {
+        func change<Value: Equatable>(_ name: String, _ key: KeyPath<RunEnvironment, Value>) -> String? {
+            self[keyPath: key] == earlier[keyPath: key]
+                ? nil : "\(name) \(earlier[keyPath: key]) before, \(self[keyPath: key]) now"
+        }
+        let changes = [
+            change("ranks:", \.ranks), change("threads a rank:", \.threadsPerRank),
+            change("attention:", \.attention), change("products:", \.products),
+        ].compactMap { $0 }
+        return changes.isEmpty ? nil : changes.joined(separator: "; ")
+    }
 }
 
 /// Digits in groups of three: 1,234,567.
