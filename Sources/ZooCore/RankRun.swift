@@ -2,6 +2,7 @@ import CheckpointCore
 import DistributedCore
 import Foundation
 import NeuralCore
+import Synchronization
 import TensorCore
 import TrainingCore
 
@@ -15,15 +16,28 @@ struct RankRun {
 
     private var isFirst: Bool { communicator.rank == 0 }
 
-    func train<Model: LanguageModel>(
-        _ model: consuming Model, resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
+    func train(
+        resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
+    ) throws -> TrainingSummary {
+        // The model has no name here, so that nobody but the trainer holds it: the first step would copy all weights that somebody
+        // else still holds, and keep both.
+        var trainer = try makeTrainer(run.makeModel(reader, on: communicator.device))
+        return try trainer.train(in: self, resumingFrom: reader, damaged: damaged)
+    }
+
+    private func makeTrainer<Model: LanguageModel>(_ model: Model) throws -> any TrainerInRun {
+        Trainer(
+            model, optimizer: try run.optimizer(for: model),
+            loader: run.dataset.makeLoader(rowsPerBatch: run.config.data.batch), plan: run.plan,
+            attention: try run.attention.make(over: communicator), communicator: communicator)
+    }
+
+    fileprivate func train<Model: LanguageModel>(
+        _ trainer: inout Trainer<Model>, resumingFrom reader: CheckpointReader?,
+        damaged: [CheckpointDirectory.Damaged]
     ) throws -> TrainingSummary {
         let begin = Date()
         let device = communicator.device
-        let optimizer = try run.optimizer(for: copy model)
-        var trainer = Trainer(
-            model, optimizer: optimizer, loader: run.dataset.makeLoader(rowsPerBatch: run.config.data.batch),
-            plan: run.plan, attention: try run.attention.make(over: communicator), communicator: communicator)
         if let reader { try restore(&trainer, from: reader) }
         var summary = TrainingSummary(
             step: trainer.step, complete: false, interrupted: false, lastLoss: nil, validationLoss: nil,
@@ -36,7 +50,8 @@ struct RankRun {
             // Ranks agree on stopping, and rank 0 learns what each holds.
             let states = try communicator.allGather(
                 Message([], integers: [stop.isMade ? 1 : 0, device.ledger.peak(), stateBytes(device)]))
-            summary.interrupted = states.contains { $0.integers[0] == 1 }
+            // A request in the last step comes too late to leave anything undone.
+            summary.interrupted = trainer.step < run.plan.lastStep && states.contains { $0.integers[0] == 1 }
             summary.step = trainer.step
             summary.lastLoss = report.loss
             let seconds = Date().timeIntervalSince(started)
@@ -55,7 +70,7 @@ struct RankRun {
             }
             if isDue(run.plan.checkpointEvery, trainer.step) || isLast {
                 summary.checkpoint = folder.path(ofStep: trainer.step)
-                if isFirst { try save(trainer) }
+                try save(trainer)
             }
         }
         summary.complete = trainer.step >= run.plan.steps
@@ -82,7 +97,10 @@ struct RankRun {
         }
         let passedOver = damaged.map { "passed over \($0.path): \($0.error.message)" }
         try observe(.started(notes: run.notes + passedOver))
-        if let reader { try observe(.resumed(step: step, path: reader.path)) }
+        if let reader {
+            try observe(
+                .resumed(step: step, path: reader.path, inexact: run.inexactness(of: reader, threads: threads)))
+        }
         return try MetricsFile(directory + "/metrics.jsonl", goingOnFrom: step)
     }
 
@@ -96,17 +114,46 @@ struct RankRun {
         return loss
     }
 
+    private var threads: Int { (communicator.device as? CPUDevice)?.pool.workers ?? 1 }
+
+    /// Rank 0 writes; all return when it has.
     private func save<Model: LanguageModel>(_ trainer: Trainer<Model>) throws {
+        guard isFirst else { return try whileOthersWait {} }
+        let step = trainer.step
         let state = trainer.optimizer.state.map { name, tensor in
             TensorSource(
                 TensorInfo(name: CheckpointText.optimizer + name, shape: tensor.shape, dtype: tensor.dtype)
             ) { sink in try tensor.withBytes { try sink($0) } }
         }
-        let threads = (communicator.device as? CPUDevice)?.pool.workers ?? 1
-        let path = try folder.save(
-            step: trainer.step, tensors: trainer.model.weightSources(prefix: CheckpointText.weights) + state,
-            metadata: try run.checkpointTexts(trainer.state, threads: threads))
-        try observe(.saved(step: trainer.step, path: path))
+        let sources = trainer.model.weightSources(prefix: CheckpointText.weights) + state
+        let texts = try run.checkpointTexts(trainer.state, threads: threads)
+        try whileOthersWait { [folder] in _ = try folder.save(step: step, tensors: sources, metadata: texts) }
+        try observe(.saved(step: step, path: folder.path(ofStep: step)))
+    }
+
+    /// Rank 0 does its work on a thread of its own while all ranks keep talking: a large file takes longer to write than a silent
+    /// peer is given.
+    private func whileOthersWait(for work: @escaping @Sendable () throws -> Void) throws {
+        if communicator.size == 1 { return try work() }
+        let outcome = Mutex<Result<Void, any Error>?>(nil)
+        let isDone = DispatchSemaphore(value: 0)
+        if isFirst {
+            // The thread ends some time after the work. It must hold nothing then: weights would be copied by the next step, and
+            // the folder would stay locked.
+            let given = Mutex<(@Sendable () throws -> Void)?>(work)
+            Thread.detachNewThread {
+                let result = Result { try given.withLock { $0.take() }!() }
+                outcome.withLock { $0 = result }
+                isDone.signal()
+            }
+        }
+        while true {
+            if isFirst { _ = isDone.wait(timeout: .now() + run.config.parallel.deadline / 4) }
+            let result = outcome.withLock { $0 }
+            try result?.get()
+            let states = try communicator.allGather(Message([], integers: [result == nil ? 0 : 1]))
+            if states[0].integers[0] == 1 { return }
+        }
     }
 
     private func restore<Model: LanguageModel>(_ trainer: inout Trainer<Model>, from reader: CheckpointReader) throws {
@@ -138,6 +185,21 @@ public struct TrainingReport: Sendable, Codable {
     init<Model>(_ report: Trainer<Model>.Report) {
         (step, loss, gradientNorm) = (report.step, report.loss, report.gradientNorm)
         (rate, targets, tokens, skipped) = (report.rate, report.targets, report.tokens, report.skipped)
+    }
+}
+
+/// A trainer whose model's type is not known; its methods change it in place.
+private protocol TrainerInRun {
+    mutating func train(
+        in rank: RankRun, resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
+    ) throws -> TrainingSummary
+}
+
+extension Trainer: TrainerInRun {
+    mutating func train(
+        in rank: RankRun, resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
+    ) throws -> TrainingSummary {
+        try rank.train(&self, resumingFrom: reader, damaged: damaged)
     }
 }
 

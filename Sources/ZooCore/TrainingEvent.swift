@@ -4,8 +4,8 @@ import TrainingCore
 public enum TrainingEvent: Sendable {
     /// Before the first step: what was decided, one line each.
     case started(notes: [String])
-    /// The run goes on from a checkpoint.
-    case resumed(step: Int, path: String)
+    /// The run goes on from a checkpoint; `inexact` says why it will not be exact to the bit, where it will not.
+    case resumed(step: Int, path: String, inexact: String?)
     case stepped(StepMeasure)
     /// Mean loss per target on the validation part.
     case evaluated(step: Int, loss: Double, targets: Int)

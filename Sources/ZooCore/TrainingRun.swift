@@ -50,8 +50,20 @@ public struct TrainingRun: Sendable {
             blueprint = try family.blueprint(preset: config.model.preset, fields: config.model.fields)
         }
 
-        if let stored = start?.tokenizer, config.place(of: "data.tokenizer") == nil {
+        var config = config
+        if config.data.tokenizer == Self.storedTokenizer
+            || start?.tokenizer != nil && config.place(of: "data.tokenizer") == nil
+        {
+            guard let stored = start?.tokenizer else {
+                throw RingZooError(
+                    .config,
+                    "\(Self.prefix(config, "data.tokenizer"))data.tokenizer is '\(Self.storedTokenizer)', but "
+                        + (config.model.from.map { "\($0) has none in it" } ?? "model.from names none"),
+                    tried: ["tokenizers: \(zoo.tokenizers.names.joined(separator: ", "))"])
+            }
             tokenizer = stored
+            // The config that is written back must mean the same tokenizer when it is read.
+            config.data.tokenizer = Self.storedTokenizer
         } else {
             let (name, path) = config.data.tokenizerNameAndPath
             tokenizer = try zoo.tokenizers.entry(name, at: config.place(of: "data.tokenizer")).make(path)
@@ -85,6 +97,9 @@ public struct TrainingRun: Sendable {
                     + (config.data.accumulate > 1 ? " x \(config.data.accumulate)" : ""),
             ]
     }
+
+    /// What `data.tokenizer` says where the tokenizer is the one inside `model.from`.
+    static let storedTokenizer = "checkpoint"
 
     private static func prefix(_ config: RunConfig, _ key: String) -> String {
         config.place(of: key).map { "\($0): " } ?? ""
@@ -133,11 +148,13 @@ public struct TrainingRun: Sendable {
     /// - Parameters:
     ///   - resume: go on from the newest whole checkpoint of the run's directory; without one, start.
     ///   - stop: asked for between steps; the run then saves and ends.
+    ///   - fileSystem: where checkpoints go.
     /// - Throws: the first error that a rank met; every rank ends with it.
     public func train(
-        resume: Bool, stop: StopRequest = StopRequest(), _ observe: @escaping @Sendable (TrainingEvent) throws -> Void
+        resume: Bool, stop: StopRequest = StopRequest(), fileSystem: any FileSystem = POSIXFileSystem(),
+        _ observe: @escaping @Sendable (TrainingEvent) throws -> Void
     ) throws -> TrainingSummary {
-        let folder = try CheckpointDirectory(checkpointFolder, keep: config.run.keep)
+        let folder = try CheckpointDirectory(checkpointFolder, keep: config.run.keep, fileSystem: fileSystem)
         let existing = try folder.steps()
         if !resume, let newest = existing.last {
             throw RingZooError(
@@ -145,25 +162,29 @@ public struct TrainingRun: Sendable {
                 tried: ["--resume goes on with it", "another run.directory starts a new one"])
         }
         let found = try folder.newest()
-        let summaries = try InProcessRanks.run(
-            config.parallel.sequence, threads: threads, deadline: config.parallel.deadline
-        ) { communicator, device -> TrainingSummary in
-            device.ledger.budget = config.memory.budget
-            let model =
-                if let reader = found.reader {
-                    try loaded(from: reader, on: device)
-                } else if let start {
-                    try loaded(from: start.reader, on: device)
-                } else {
-                    try blueprint.make(seed: config.run.seed, on: device)
-                }
-            let rank = RankRun(run: self, folder: folder, stop: stop, observe: observe, communicator: communicator)
-            return try rank.train(model, resumingFrom: found.reader, damaged: found.damaged)
+        if found.reader == nil, !found.damaged.isEmpty {
+            // Starting again would write over what may still be rescued.
+            throw RingZooError(
+                .corruptInput, "no checkpoint in \(checkpointFolder) is whole",
+                tried: found.damaged.map(\.error.message) + ["another run.directory starts a new run"])
         }
-        return summaries[0]
+        // Threads of ranks may end a moment after the run has returned; the folder's lock must not wait for them.
+        return try withExtendedLifetime(folder) {
+            try InProcessRanks.run(config.parallel.sequence, threads: threads, deadline: config.parallel.deadline) {
+                [weak folder] communicator, device in
+                device.ledger.budget = config.memory.budget
+                let rank = RankRun(
+                    run: self, folder: folder!, stop: stop, observe: observe, communicator: communicator)
+                return try rank.train(resumingFrom: found.reader, damaged: found.damaged)
+            }[0]
+        }
     }
 
-    private func loaded(from reader: CheckpointReader, on device: any Device) throws -> any LanguageModel {
+    /// With the weights of a checkpoint of this run, else those it starts from, else random ones.
+    func makeModel(_ checkpoint: CheckpointReader?, on device: any Device) throws -> any LanguageModel {
+        guard let reader = checkpoint ?? start?.reader else {
+            return try blueprint.make(seed: config.run.seed, on: device)
+        }
         var model = try blueprint.make(seed: nil, on: device)
         try model.loadWeights(from: reader, prefix: CheckpointText.weights)
         return model
@@ -185,11 +206,22 @@ public struct TrainingRun: Sendable {
             CheckpointText.config: config.yaml,
             CheckpointText.tokenizer: try json(tokenizer.form),
             CheckpointText.training: try json(state),
-            CheckpointText.environment: try json(
-                RunEnvironment(
-                    ranks: config.parallel.sequence, threadsPerRank: threads, attention: attention.description,
-                    products: CPUDevice.productKernels)),
+            CheckpointText.environment: try json(environment(threads: threads)),
         ]
+    }
+
+    private func environment(threads: Int) -> RunEnvironment {
+        RunEnvironment(
+            ranks: config.parallel.sequence, threadsPerRank: threads, attention: attention.description,
+            products: CPUDevice.productKernels)
+    }
+
+    /// Says why going on from a checkpoint is not exact to the bit; nil where it is.
+    func inexactness(of reader: CheckpointReader, threads: Int) -> String? {
+        guard let text = reader.metadata[CheckpointText.environment],
+            let earlier = try? JSONDecoder().decode(RunEnvironment.self, from: Data(text.utf8))
+        else { return "the checkpoint does not say on how many ranks it was made" }
+        return environment(threads: threads).difference(from: earlier)
     }
 }
 
@@ -200,6 +232,19 @@ struct RunEnvironment: Codable, Hashable {
     var attention: String
     /// OpenBLAS's kernel set.
     var products: String
+
+    /// What differs from the environment of an earlier part of the run; nil where nothing does.
+    func difference(from earlier: RunEnvironment) -> String? {
+        func change<Value: Equatable>(_ name: String, _ key: KeyPath<RunEnvironment, Value>) -> String? {
+            self[keyPath: key] == earlier[keyPath: key]
+                ? nil : "\(name) \(earlier[keyPath: key]) before, \(self[keyPath: key]) now"
+        }
+        let changes = [
+            change("ranks:", \.ranks), change("threads a rank:", \.threadsPerRank),
+            change("attention:", \.attention), change("products:", \.products),
+        ].compactMap { $0 }
+        return changes.isEmpty ? nil : changes.joined(separator: "; ")
+    }
 }
 
 /// Digits in groups of three: 1,234,567.

@@ -63,8 +63,11 @@ final class TrainingProgress: Sendable {
         switch event {
         case .started(let notes):
             for note in notes { Terminal.note(note) }
-        case .resumed(let step, let path):
+        case .resumed(let step, let path, let inexact):
             Terminal.note("resumed after step \(step) from \(path)")
+            if let inexact {
+                Terminal.note("the losses will be close, but not bit-equal, to an undisturbed run (\(inexact))")
+            }
         case .stepped(let measure):
             step(measure)
         case .evaluated(let step, let loss, let targets):
