@@ -13,6 +13,9 @@ private let missingFeatures: [MissingFeature] = [
     MissingFeature("parallel.link", "auto and threads work: the MPI link is not there yet") {
         $0.parallel.link == .mpi
     },
+    MissingFeature("attention.block", "only auto works: kernels choose their blocks themselves") {
+        $0.attention.block != .auto
+    },
     MissingFeature("attention.strategy", "only ring works: the other strategies are not there yet") {
         $0.attention.strategy != .ring
     },

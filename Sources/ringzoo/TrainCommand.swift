@@ -73,7 +73,7 @@ final class TrainingProgress: Sendable {
         case .evaluated(let step, let loss, let targets):
             clear()
             Terminal.note(
-                "step \(step): validation loss \(Terminal.number(loss)), perplexity \(Terminal.number(Foundation.exp(loss), 2))"
+                "step \(step): validation loss \(Terminal.number(loss)), perplexity \(Terminal.number(Foundation.exp(loss), 2)), \(grouped(targets)) targets"
             )
         case .saved(let step, let path):
             clear()

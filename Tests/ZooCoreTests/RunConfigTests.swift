@@ -45,7 +45,7 @@ struct RunConfigTests {
         let config = try config(everything)
         #expect(config.model.name == "llama" && config.model.from == "base.h5")
         #expect(config.attention.backend == "ring" && config.attention.local == "cpu")
-        #expect(config.attention.layout == .striped && config.attention.block == .count(256))
+        #expect(config.attention.layout == .striped && config.attention.block == .auto)
         #expect(config.parallel.sequence == 4 && config.parallel.link == .threads && config.parallel.deadline == 2.5)
         #expect(config.data.kind == "jsonl" && config.data.paths == ["a.jsonl", "no"])
         #expect(config.data.tokenizerNameAndPath.name == "gpt2")
@@ -134,6 +134,7 @@ struct RunConfigTests {
         ("parallel.data=2", "parallel.data: only 1 works"), ("parallel.tensor=2", "parallel.tensor: only 1 works"),
         ("parallel.shardParameters=true", "parallel.shardParameters: only false works"),
         ("parallel.link=mpi", "parallel.link: auto and threads work"),
+        ("attention.block=256", "attention.block: only auto works"),
         ("attention.strategy=ulysses", "attention.strategy: only ring works"),
     ]) func missingFeatureIsRefused(override: String, expected: String) throws {
         let message = configMessage { try config(shortest, [override]) }
@@ -172,7 +173,7 @@ private let everything = """
       heads: [1, 2]
       rope: {base: 1e4, scaled: no}
       note: "no"
-    attention: {backend: ring, local: cpu, layout: striped, block: 256, strategy: ring}
+    attention: {backend: ring, local: cpu, layout: striped, block: auto, strategy: ring}
     parallel: {sequence: 4, data: 1, tensor: 1, shardParameters: off, link: threads, deadline: 2.5}
     data:
       kind: jsonl
