@@ -51,15 +51,7 @@ let package = Package(
             name: "CHDF5", path: "Sources/CHDF5", pkgConfig: "hdf5-serial", providers: [.apt(["libhdf5-dev"])]),
         .target(name: "CHDF5Shim", dependencies: ["CHDF5"], path: "Sources/CHDF5Shim"),
 
-        .target(
-            name: "CVersion", path: "Sources/CVersion",
-            cSettings: Context.gitInformation.map { git in
-                [
-                    .define(
-                        "RINGZOO_COMMIT",
-                        to: "\"\(git.currentCommit.prefix(12))\(git.hasUncommittedChanges ? "+" : "")\"")
-                ]
-            } ?? []),
+        .target(name: "CVersion", path: "Sources/CVersion"),
 
         // The core, from the bottom up.
         core("TensorCore", ["CTensorKernels", "COpenBLAS"]),

@@ -1,7 +1,11 @@
 #include "CVersion.h"
 
+// `Scripts/build` writes this file; a plain `swift build` works without it.
+#if __has_include("commit.h")
+#include "commit.h"
+#endif
 #ifndef RINGZOO_COMMIT
-#define RINGZOO_COMMIT "unknown"
+#define RINGZOO_COMMIT "commit unknown"
 #endif
 
 const char *rz_version(void) { return "0.1.0"; }

@@ -1,4 +1,4 @@
-// What was built. The manifest defines RINGZOO_COMMIT where it is built from a git checkout.
+// What was built: the version, and the commit where `make build` knows it.
 #ifndef C_VERSION_H
 #define C_VERSION_H
 const char *rz_version(void);
