@@ -2,7 +2,7 @@
 .PHONY: setup demo test test-all bench format lint build
 .NOTPARALLEL:
 
-swift_sources := Package.swift Sources Plugins Models Tests Scripts
+swift_sources := Package.swift Sources Plugins Models Tests Scripts Benchmarks
 
 # System libraries; quick when everything is there.
 setup:

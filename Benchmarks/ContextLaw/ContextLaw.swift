@@ -36,7 +36,9 @@ struct ContextLaw: ParsableCommand {
             var (fits, fails) = (0, step)
             var best = (peak: 0, state: 0)
             func attempt(_ context: Int) throws -> Bool {
-                guard let result = try Self.trainsOnce(blueprint, text, context, ranks: count, budget: bytes) else { return false }
+                guard let result = try Self.trainsOnce(blueprint, text, context, ranks: count, budget: bytes) else {
+                    return false
+                }
                 (fits, best) = (context, result)
                 return true
             }

@@ -178,7 +178,8 @@ let kernelSets: [String] = {
             for splits in [[0..<300], [0..<100, 100..<300], [100..<300, 0..<100]] {
                 let run = KernelRun(c, Float.self, splits: splits)
                 let oracle = run.oracle!
-                #expect([run.out, run.dq, run.dk, run.dv].joined().allSatisfy(\.isFinite) && run.lse.allSatisfy(\.isFinite))
+                #expect(
+                    [run.out, run.dq, run.dk, run.dv].joined().allSatisfy(\.isFinite) && run.lse.allSatisfy(\.isFinite))
                 #expect(zip(run.out, oracle.out).allSatisfy { abs(Double($0) - $1) < 1e-4 })
                 if sign > 0 {  // a one-hot row is the value of its key, but for the roundings of (w v) / w
                     let ownValue = run.out.indices.allSatisfy { i in
