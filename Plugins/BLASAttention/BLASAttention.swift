@@ -4,13 +4,13 @@ import CAttentionKernels
 import COpenBLAS
 import TensorCore
 
-/// The same blocks as the `cpu` backend with OpenBLAS's matrix products, one single-threaded call per block.
+/// The same blocks as the `cpu` backend with OpenBLAS's matrix products, one single-threaded call per block (`CPUDevice` sets
+/// OpenBLAS to one thread).
 public struct BLASAttention: AttentionBackend {
     public let name = "blas"
     private let blocks: BlockwiseAttention
 
     public init() {
-        openblas_set_num_threads(1)
         blocks = BlockwiseAttention(products: .openBLAS)
     }
 

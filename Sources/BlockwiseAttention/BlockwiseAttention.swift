@@ -46,14 +46,14 @@ public struct BlockwiseAttention: Sendable {
             var (q, k, v) = (call.q.view, call.k.view, call.v.view)
             if problem.dtype == .float64 {
                 let workspace = call.workspace(rz_attention_forward_workspace(p, 8, executor.pointee.workers))
-                return withOptionalPointer(products?.float64) { products in
+                return withOptionalPointer(products?.float64, keeping: workspace) { products in
                     rz_attention_forward_f64(
                         p, &q, &k, &v, m.assumingMemoryBound(to: Double.self), l.assumingMemoryBound(to: Double.self),
                         acc.assumingMemoryBound(to: Double.self), products, executor, workspace.address)
                 }
             }
             let workspace = call.workspace(rz_attention_forward_workspace(p, 4, executor.pointee.workers))
-            return withOptionalPointer(products?.float32) { products in
+            return withOptionalPointer(products?.float32, keeping: workspace) { products in
                 rz_attention_forward_f32(
                     p, &q, &k, &v, m.assumingMemoryBound(to: Float.self), l.assumingMemoryBound(to: Float.self),
                     acc.assumingMemoryBound(to: Float.self), products, executor, workspace.address)
@@ -78,11 +78,12 @@ public struct BlockwiseAttention: Sendable {
         let (dq, dk, dv) = (gradients.q.address, gradients.k.address, gradients.v.address)
         let dBias = gradients.bias?.address
         let biasStrides = gradients.bias.map(broadcastStrides) ?? [0, 0, 0, 0]
+        defer { withExtendedLifetime((upstream, lse, delta)) {} }
         return call.run { p, executor in
             var (g, q, k, v) = (upstream.view, call.q.view, call.k.view, call.v.view)
             if problem.dtype == .float64 {
                 let workspace = call.workspace(rz_attention_backward_workspace(p, 8, executor.pointee.workers))
-                return withOptionalPointer(products?.float64) { products in
+                return withOptionalPointer(products?.float64, keeping: workspace) { products in
                     rz_attention_backward_f64(
                         p, &g, &q, &k, &v, lse.address.assumingMemoryBound(to: Double.self),
                         delta.address.assumingMemoryBound(to: Double.self), dq.assumingMemoryBound(to: Double.self),
@@ -91,7 +92,7 @@ public struct BlockwiseAttention: Sendable {
                 }
             }
             let workspace = call.workspace(rz_attention_backward_workspace(p, 4, executor.pointee.workers))
-            return withOptionalPointer(products?.float32) { products in
+            return withOptionalPointer(products?.float32, keeping: workspace) { products in
                 rz_attention_backward_f32(
                     p, &g, &q, &k, &v, lse.address.assumingMemoryBound(to: Double.self),
                     delta.address.assumingMemoryBound(to: Float.self), dq.assumingMemoryBound(to: Float.self),
@@ -102,7 +103,13 @@ public struct BlockwiseAttention: Sendable {
     }
 }
 
-private func withOptionalPointer<T, R>(_ value: T?, _ body: (UnsafePointer<T>?) -> R) -> R {
-    guard var value else { return body(nil) }
-    return body(&value)
+/// Calls `body` with a pointer to the value, where there is one, and keeps a tensor alive until it has returned: its address alone
+/// would not.
+private func withOptionalPointer<T, R>(
+    _ value: T?, keeping tensor: Tensor, _ body: (UnsafePointer<T>?) -> R
+) -> R {
+    withExtendedLifetime(tensor) {
+        guard var value else { return body(nil) }
+        return body(&value)
+    }
 }

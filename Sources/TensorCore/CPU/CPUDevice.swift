@@ -17,7 +17,7 @@ public final class CPUDevice: Device {
     public init(name: String = "cpu", threads: Int? = nil) {
         self.name = name
         pool = ThreadPool(workers: threads ?? CPUDevice.defaultThreads)
-        openblas_set_num_threads(1)
+        _ = singleThreadedProducts
     }
 
     /// The number of cores this process may use; the command line overrides it with RINGZOO_THREADS.
@@ -67,3 +67,6 @@ extension DType {
         }
     }
 }
+
+/// Set once in a process: OpenBLAS does not promise that it may be set while products run.
+private let singleThreadedProducts: Void = openblas_set_num_threads(1)
