@@ -179,24 +179,23 @@ static void gather_queries(backward_scratch *s, const attention_plan *plan, int6
 
 static void backward_pair(backward_scratch *s, const attention_plan *plan, const term_facts *terms, int64_t rows,
                           bool partial) {
-    const external_products *external = plan->products;
     const int64_t width = plan->padded_size, count = s->keys->count;
     const int64_t tiles = blocks_of(rows, ROW_TILE) * ROW_TILE;
-    const bool fused = terms->plain && !external;
     memset(s->dq, 0, sizeof(real) * (size_t)(tiles * width));
-    if (external) {
-        external->multiply_transposed(rows, KEY_BLOCK, width, s->q, width, s->k, width, s->p, ROW_PITCH);
-        external->multiply_transposed(rows, KEY_BLOCK, width, s->dout, width, s->v, width, s->ds, ROW_PITCH);
+    if (has_products(plan->problem)) {
+        __auto_type multiply = plan->problem->products.EXTERNAL_PRODUCT;
+        multiply(RZ_PLAIN, RZ_TRANSPOSED, rows, KEY_BLOCK, width, s->q, width, s->k, width, 0, s->p, ROW_PITCH);
+        multiply(RZ_PLAIN, RZ_TRANSPOSED, rows, KEY_BLOCK, width, s->dout, width, s->v, width, 0, s->ds, ROW_PITCH);
         probability_rows(s, rows, terms, partial);
         logit_gradient_rows(s, rows, terms);
-        external->add_transposed_multiply(count, width, rows, s->p, ROW_PITCH, s->dout, width, s->dv, width);
-        external->add_transposed_multiply(count, width, rows, s->ds, ROW_PITCH, s->q, width, s->dk, width);
-        external->add_multiply(rows, width, count, s->ds, ROW_PITCH, s->k, width, s->dq, width);
+        multiply(RZ_TRANSPOSED, RZ_PLAIN, count, width, rows, s->p, ROW_PITCH, s->dout, width, 1, s->dv, width);
+        multiply(RZ_TRANSPOSED, RZ_PLAIN, count, width, rows, s->ds, ROW_PITCH, s->q, width, 1, s->dk, width);
+        multiply(RZ_PLAIN, RZ_PLAIN, rows, width, count, s->ds, ROW_PITCH, s->k, width, 1, s->dq, width);
         return;
     }
     find_ranges(s->ranges, s->rows, rows, s->keys, terms->documents, partial);
     find_key_ranges(s->key_ranges, s->ranges, tiles);
-    if (fused) {
+    if (terms->plain) {
         fuse_probabilities(s, width, tiles);
         if (partial)
             for (int64_t row = 0; row < rows; row++)
@@ -257,7 +256,7 @@ static void backward_unit(void *arg, int64_t index, int64_t worker) {
             const int64_t v_at = batch * v->batch_stride + kv_head * v->head_stride + first * v->token_stride;
             pack_rows(s.k, k, k_at, s.keys->count, KEY_BLOCK, size, width, 1);
             pack_rows(s.v, v, v_at, s.keys->count, KEY_BLOCK, size, width, 1);
-            if (!plan->products) {
+            if (!has_products(p)) {
                 pack_transposed(s.kt, s.k, KEY_BLOCK, width);
                 pack_transposed(s.vt, s.v, KEY_BLOCK, width);
                 pack_columns(s.kp, s.k, KEY_BLOCK, width);

@@ -149,7 +149,6 @@ DEFINE_SCORES(fuse_scores, true)
 
 static void forward_pair(forward_scratch *s, const attention_plan *plan, const term_facts *terms, int64_t batch,
                          int64_t kv_head, int64_t block, int64_t rows, bool partial) {
-    const external_products *external = plan->products;
     const int64_t width = plan->padded_size, size = plan->problem->head_size, first = block * KEY_BLOCK;
     const int64_t tiles = blocks_of(rows, ROW_TILE) * ROW_TILE;
     find_keys(s->keys, plan, batch, block);
@@ -160,10 +159,11 @@ static void forward_pair(forward_scratch *s, const attention_plan *plan, const t
     pack_rows(s->k, k, k_at, count, KEY_BLOCK, size, width, 1);
     pack_rows(s->v, v, v_at, count, KEY_BLOCK, size, width, 1);
     partial = partial || count < KEY_BLOCK;   // the missing keys are masked like any other
-    if (external) {
-        external->multiply_transposed(rows, KEY_BLOCK, width, s->q, width, s->k, width, s->p, ROW_PITCH);
+    if (has_products(plan->problem)) {
+        __auto_type multiply = plan->problem->products.EXTERNAL_PRODUCT;
+        multiply(RZ_PLAIN, RZ_TRANSPOSED, rows, KEY_BLOCK, width, s->q, width, s->k, width, 0, s->p, ROW_PITCH);
         softmax_rows(s, width, rows, terms, partial);
-        external->add_multiply(rows, width, count, s->p, ROW_PITCH, s->v, width, s->o, width);
+        multiply(RZ_PLAIN, RZ_PLAIN, rows, width, count, s->p, ROW_PITCH, s->v, width, 1, s->o, width);
         return;
     }
     pack_transposed(s->kt, s->k, KEY_BLOCK, width);

@@ -168,7 +168,7 @@ public struct RunSection: Sendable, Hashable {
     /// What a loss or gradient that is not a finite number leads to.
     public enum OnNonFinite: String, Sendable, Hashable, CaseIterable {
         case stop
-        /// The step changes nothing.
+        /// The step changes nothing; ten such steps in a row end the run.
         case skip
     }
 
