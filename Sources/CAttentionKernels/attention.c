@@ -64,7 +64,7 @@ typedef enum { FORWARD, BACKWARD } direction;
 // A library rounds a logit differently in products of another shape, and at logits of 1e4 one rounding shows in
 // P = exp(S - lse): with external products both directions cut the queries alike.
 static int64_t rows_of_a_block(const rz_attention_problem *p, direction way) {
-    return way == FORWARD && !has_products(p) ? FORWARD_ROWS : BACKWARD_ROWS;
+    return way == BACKWARD && !has_products(p) ? BACKWARD_ROWS : FORWARD_ROWS;
 }
 
 static const kernel_table *table_for(size_t element_bytes) {
