@@ -31,7 +31,7 @@ public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
     ) throws {
         var block = KeyBlock(k: k, v: v, problem)
         for hop in 0..<communicator.size {
-            let next = hop + 1 < communicator.size ? try communicator.startRotate(block.message) : nil
+            let next = hop + 1 < communicator.size ? try communicator.startRotate(block.message, hop: hop) : nil
             let visible = problem.keyed(by: block.positions, documents: block.documents)
             if !visible.isRuledOut {
                 try local.forward(q: q, k: block.k, v: block.v, into: &state, visible)
@@ -47,7 +47,7 @@ public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
         var block = KeyBlock(k: k, v: v, problem)
         var gradientHop: (any PendingRotation)?
         for hop in 0..<communicator.size {
-            let next = hop + 1 < communicator.size ? try communicator.startRotate(block.message) : nil
+            let next = hop + 1 < communicator.size ? try communicator.startRotate(block.message, hop: hop) : nil
             // dK and dV of a block travel one hop behind it, and every rank adds its share.
             if let sums = try gradientHop?.wait() { (gradients.k, gradients.v) = (sums.tensors[0], sums.tensors[1]) }
             let visible = problem.keyed(by: block.positions, documents: block.documents)
@@ -56,7 +56,7 @@ public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
                     dOut: dOut, q: q, k: block.k, v: block.v, lse: lse, delta: delta, into: &gradients, visible)
             }
             if communicator.size > 1 {
-                gradientHop = try communicator.startRotate(Message([gradients.k, gradients.v]))
+                gradientHop = try communicator.startRotate(Message([gradients.k, gradients.v]), hop: hop)
             }
             if let next { block = KeyBlock(try next.wait()) }
         }

@@ -10,9 +10,6 @@ private let missingFeatures: [MissingFeature] = [
     MissingFeature("parallel.shardParameters", "only false works: sharded parameters are not there yet") {
         $0.parallel.shardParameters
     },
-    MissingFeature("parallel.link", "auto and threads work: the MPI link is not there yet") {
-        $0.parallel.link == .mpi
-    },
     MissingFeature("attention.block", "only auto works: kernels choose their blocks themselves") {
         $0.attention.block != .auto
     },
