@@ -71,10 +71,13 @@ let package = Package(
         plugin("CPUAttention", ["ZooCore", "BlockwiseAttention"]),
         plugin("BLASAttention", ["ZooCore", "BlockwiseAttention", "CAttentionKernels", "COpenBLAS"]),
         plugin("RingAttention", ["ZooCore"]),
+        plugin("GatherAttention", ["ZooCore"]),
         plugin("MPICommunicator", ["ZooCore", "CMPIShim"]),
         model("Llama", ["ZooCore"]),
 
-        core("ZooStandard", ["CPUAttention", "BLASAttention", "RingAttention", "MPICommunicator", "Llama"]),
+        core(
+            "ZooStandard",
+            ["CPUAttention", "BLASAttention", "RingAttention", "GatherAttention", "MPICommunicator", "Llama"]),
         .executableTarget(
             name: "ringzoo",
             dependencies: ["ZooStandard", "MPICommunicator", "BlockwiseAttention", "CVersion", argumentParser],
@@ -99,6 +102,7 @@ let package = Package(
         tests(of: "CPUAttention", ["ConformanceKit"]),
         tests(of: "BLASAttention", ["ConformanceKit"]),
         tests(of: "RingAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
+        tests(of: "GatherAttention", ["ConformanceKit", "CPUAttention"]),
         tests(of: "MPICommunicator", ["ConformanceKit", "CheckpointCore", "mpi-ranks", "ringzoo"]),
         tests(of: "Llama", ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TrainingCore"]),
         tests(of: "ringzoo", ["ZooStandard"]),

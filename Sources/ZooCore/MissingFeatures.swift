@@ -13,7 +13,7 @@ private let missingFeatures: [MissingFeature] = [
     MissingFeature("attention.block", "only auto works: kernels choose their blocks themselves") {
         $0.attention.block != .auto
     },
-    MissingFeature("attention.strategy", "only ring works: the other strategies are not there yet") {
+    MissingFeature("attention.strategy", "only ring works; attention.backend: gather is the other way there is") {
         $0.attention.strategy != .ring
     },
 ]

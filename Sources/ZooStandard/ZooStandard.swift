@@ -1,6 +1,7 @@
 import BLASAttention
 import CPUAttention
 import DataCore
+import GatherAttention
 import Llama
 import MPICommunicator
 import NeuralCore
@@ -18,6 +19,7 @@ public enum ZooStandard {
         try zoo.attention.register("cpu", CPUAttentionProvider())
         try zoo.attention.register("blas", BLASAttentionProvider())
         try zoo.attention.register("ring", RingAttentionProvider())
+        try zoo.attention.register("gather", GatherAttentionProvider())
 
         try zoo.links.register("threads", ThreadLinkProvider())
         try zoo.links.register("mpi", MPILinkProvider())
