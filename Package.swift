@@ -51,33 +51,44 @@ let package = Package(
             name: "CHDF5", path: "Sources/CHDF5", pkgConfig: "hdf5-serial", providers: [.apt(["libhdf5-dev"])]),
         .target(name: "CHDF5Shim", dependencies: ["CHDF5"], path: "Sources/CHDF5Shim"),
 
+        .target(name: "CDigest", path: "Sources/CDigest"),
+        .target(name: "CMPIShim", path: "Sources/CMPIShim"),
         .target(name: "CVersion", path: "Sources/CVersion"),
 
         // The core, from the bottom up.
         core("TensorCore", ["CTensorKernels", "COpenBLAS"]),
         core("AttentionCore", ["TensorCore"]),
         core("BlockwiseAttention", ["AttentionCore", "CAttentionKernels", "CTensorKernels"]),
-        core("DistributedCore", ["AttentionCore", "CTensorKernels"]),
+        core("DistributedCore", ["AttentionCore", "CTensorKernels", "CDigest"]),
         core("NeuralCore", ["AttentionCore"]),
-        core("CheckpointCore", ["TensorCore", "CHDF5Shim"]),
+        core("CheckpointCore", ["TensorCore", "CHDF5Shim", "CDigest"]),
         core("DataCore", ["TensorCore"]),
         core("TrainingCore", ["NeuralCore", "CheckpointCore", "DistributedCore", "DataCore"]),
-        core("ZooCore", ["TrainingCore", yams]),
+        core("ZooCore", ["TrainingCore", "CVersion", yams]),
         core("ConformanceKit", ["AttentionCore", "DistributedCore", "NeuralCore"]),
 
         // Backends and models; each is one folder that knows the core and nothing of its neighbours.
         plugin("CPUAttention", ["ZooCore", "BlockwiseAttention"]),
         plugin("BLASAttention", ["ZooCore", "BlockwiseAttention", "CAttentionKernels", "COpenBLAS"]),
         plugin("RingAttention", ["ZooCore"]),
+        plugin("GatherAttention", ["ZooCore"]),
+        plugin("MPICommunicator", ["ZooCore", "CMPIShim"]),
         model("Llama", ["ZooCore"]),
 
-        core("ZooStandard", ["CPUAttention", "BLASAttention", "RingAttention", "Llama"]),
+        core(
+            "ZooStandard",
+            ["CPUAttention", "BLASAttention", "RingAttention", "GatherAttention", "MPICommunicator", "Llama"]),
         .executableTarget(
-            name: "ringzoo", dependencies: ["ZooStandard", "BlockwiseAttention", "CVersion", argumentParser],
+            name: "ringzoo",
+            dependencies: ["ZooStandard", "MPICommunicator", "BlockwiseAttention", "CVersion", argumentParser],
             path: "Sources/ringzoo"),
 
         .executableTarget(
             name: "context-law", dependencies: ["ZooStandard", argumentParser], path: "Benchmarks/ContextLaw"),
+
+        // The ranks that MPICommunicatorTests starts with mpirun.
+        .executableTarget(
+            name: "mpi-ranks", dependencies: ["MPICommunicator", "ConformanceKit"], path: "Tests/MPIRanks"),
 
         tests(of: "TensorCore", ["ConformanceKit"]),
         tests(of: "AttentionCore", ["ConformanceKit"]),
@@ -91,6 +102,8 @@ let package = Package(
         tests(of: "CPUAttention", ["ConformanceKit"]),
         tests(of: "BLASAttention", ["ConformanceKit"]),
         tests(of: "RingAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
+        tests(of: "GatherAttention", ["ConformanceKit", "CPUAttention"]),
+        tests(of: "MPICommunicator", ["ConformanceKit", "CheckpointCore", "mpi-ranks", "ringzoo"]),
         tests(of: "Llama", ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TrainingCore"]),
         tests(of: "ringzoo", ["ConformanceKit", "ZooStandard"]),
     ],

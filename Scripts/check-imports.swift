@@ -17,7 +17,7 @@ let coreLayers: [[String]] = [
     ["ZooCore"],
     ["ConformanceKit"],
     ["ZooStandard"],
-    ["ringzoo", "context-law"],
+    ["ringzoo", "context-law", "mpi-ranks"],
 ]
 let neighbourLayer = coreLayers.firstIndex(of: ["ConformanceKit"])!
 

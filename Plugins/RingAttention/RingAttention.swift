@@ -31,7 +31,7 @@ public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
     ) throws {
         var block = KeyBlock(k: k, v: v, problem)
         for hop in 0..<communicator.size {
-            let next = hop + 1 < communicator.size ? try communicator.startRotate(block.message) : nil
+            let next = hop + 1 < communicator.size ? try communicator.startRotate(block.message, hop: hop) : nil
             let visible = problem.keyed(by: block.positions, documents: block.documents)
             if !visible.isRuledOut {
                 try local.forward(q: q, k: block.k, v: block.v, into: &state, visible)
@@ -47,7 +47,7 @@ public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
         var block = KeyBlock(k: k, v: v, problem)
         var gradientHop: (any PendingRotation)?
         for hop in 0..<communicator.size {
-            let next = hop + 1 < communicator.size ? try communicator.startRotate(block.message) : nil
+            let next = hop + 1 < communicator.size ? try communicator.startRotate(block.message, hop: hop) : nil
             // dK and dV of a block travel one hop behind it, and every rank adds its share.
             if let sums = try gradientHop?.wait() { (gradients.k, gradients.v) = (sums.tensors[0], sums.tensors[1]) }
             let visible = problem.keyed(by: block.positions, documents: block.documents)
@@ -56,43 +56,11 @@ public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
                     dOut: dOut, q: q, k: block.k, v: block.v, lse: lse, delta: delta, into: &gradients, visible)
             }
             if communicator.size > 1 {
-                gradientHop = try communicator.startRotate(Message([gradients.k, gradients.v]))
+                gradientHop = try communicator.startRotate(Message([gradients.k, gradients.v]), hop: hop)
             }
             if let next { block = KeyBlock(try next.wait()) }
         }
         // After N hops they are home.
         if let sums = try gradientHop?.wait() { (gradients.k, gradients.v) = (sums.tensors[0], sums.tensors[1]) }
-    }
-}
-
-extension AttentionProblem {
-    /// True when the mask shows none of these keys to any of these queries: the hop costs no computation.
-    var isRuledOut: Bool { mask.rulesOut(queries: queries, keys: keys) }
-}
-
-/// What travels: keys, values and everything about them that a mask asks for, in one message.
-struct KeyBlock {
-    var k, v: Tensor
-    var positions: Positions
-    var documents: Tensor?
-
-    init(k: Tensor, v: Tensor, _ problem: AttentionProblem) {
-        (self.k, self.v, positions, documents) = (k, v, problem.keys, problem.mask.documents?.keys)
-    }
-
-    init(_ message: Message) {
-        (k, v) = (message.tensors[0], message.tensors[1])
-        documents = message.tensors.count > 2 ? message.tensors[2] : nil
-        let numbers = message.integers
-        positions = Positions(
-            runs: stride(from: 0, to: numbers.count, by: 3).map {
-                Positions.Run(start: numbers[$0], count: numbers[$0 + 1], stride: numbers[$0 + 2])
-            })
-    }
-
-    var message: Message {
-        Message(
-            [k, v] + (documents.map { [$0] } ?? []),
-            integers: positions.runs.flatMap { [$0.start, $0.count, $0.stride] })
     }
 }

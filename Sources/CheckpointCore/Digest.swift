@@ -1,4 +1,4 @@
-import CHDF5Shim
+import CDigest
 
 /// CRC-32C of the bytes, continuing from `crc`.
 func crc32c(_ bytes: UnsafeRawBufferPointer, from crc: UInt32 = 0) -> UInt32 {

@@ -16,7 +16,8 @@ public struct Message: Sendable {
 /// How ranks talk. Every rank makes the same calls in the same order.
 ///
 /// Received tensors live on the receiver's own device; ranks share no storage. Every wait has a deadline, after which it throws a
-/// `RingZooError(.interrupted)` that names rank, peer, operation and bytes; so does a wait for a rank that has failed.
+/// `RingZooError(.interrupted)` that names rank, peer, operation, hop and bytes; so does a wait for a rank that has failed, and one
+/// that gets something else than the peer has sent.
 public protocol Communicator: Sendable {
     var name: String { get }
     var rank: Int { get }
@@ -26,7 +27,9 @@ public protocol Communicator: Sendable {
 
     /// Starts to send `message` to rank + 1 and to receive from rank - 1 (around the ring), and returns at once. The tensors sent
     /// must not be written before `wait` has returned.
-    func startRotate(_ message: Message) throws -> any PendingRotation
+    ///
+    /// - Parameter hop: which hop around the ring this is, for errors; nil where it is none of a series.
+    func startRotate(_ message: Message, hop: Int?) throws -> any PendingRotation
 
     /// Every rank's message, in the order of ranks.
     func allGather(_ message: Message) throws -> [Message]
@@ -75,6 +78,10 @@ public struct Traffic: Sendable, Hashable {
 }
 
 extension Communicator {
+    public func startRotate(_ message: Message) throws -> any PendingRotation {
+        try startRotate(message, hop: nil)
+    }
+
     /// The sum of one number over all ranks.
     public func allReduce(_ value: Double) throws -> Double {
         if size == 1 { return value }

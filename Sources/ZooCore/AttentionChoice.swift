@@ -12,7 +12,7 @@ public struct AttentionChoice: Sendable {
     public let notes: [String]
 
     /// Backends that `auto` prefers, best first; others follow by name.
-    private static let preference = ["cuda", "cpu", "blas"]
+    private static let preference = ["cuda", "cpu", "blas", "ring"]
 
     /// - Parameters:
     ///   - ranks: ranks that share the sequence.

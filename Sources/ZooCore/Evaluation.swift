@@ -81,19 +81,18 @@ public struct Evaluation: Sendable {
         return limit.map { min(all, $0 * rows) } ?? all
     }
 
-    /// Evaluates on as many in-process ranks as `parallel.sequence` says; `observe` gets the tokens read so far, on rank 0's thread.
+    /// Evaluates on the ranks that `parallel` asks for; `observe` gets the tokens read so far, on rank 0's thread.
     public func measure(_ observe: @escaping @Sendable (_ tokens: Int) throws -> Void = { _ in }) throws -> Outcome {
         let begin = Date()
-        let ranks = run.config.parallel.sequence
         let reader = try CheckpointReader(checkpoint, verify: .whenRead)
-        let outcomes = try InProcessRanks.run(ranks, threads: threads, deadline: run.config.parallel.deadline) {
-            communicator, device -> Outcome in
+        var outcome = try run.ranks.run(
+            as: RankIdentity(task: run.config.yaml), threads: threads, deadline: run.config.parallel.deadline
+        ) { communicator, device -> Outcome in
             device.ledger.budget = run.config.memory.budget
             var model = try run.blueprint.make(seed: nil, on: device)
             try model.loadWeights(from: reader)
             return try measure(model, over: communicator, observe)
         }
-        var outcome = outcomes[0]
         outcome.seconds = Date().timeIntervalSince(begin)
         return outcome
     }

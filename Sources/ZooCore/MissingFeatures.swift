@@ -10,13 +10,10 @@ private let missingFeatures: [MissingFeature] = [
     MissingFeature("parallel.shardParameters", "only false works: sharded parameters are not there yet") {
         $0.parallel.shardParameters
     },
-    MissingFeature("parallel.link", "auto and threads work: the MPI link is not there yet") {
-        $0.parallel.link == .mpi
-    },
     MissingFeature("attention.block", "only auto works: kernels choose their blocks themselves") {
         $0.attention.block != .auto
     },
-    MissingFeature("attention.strategy", "only ring works: the other strategies are not there yet") {
+    MissingFeature("attention.strategy", "only ring works; attention.backend: gather is the other way there is") {
         $0.attention.strategy != .ring
     },
 ]

@@ -9,7 +9,8 @@ import TrainingCore
 /// The loop of one rank: steps, evaluations, checkpoints. Rank 0 also writes and reports.
 struct RankRun {
     let run: TrainingRun
-    let folder: CheckpointDirectory
+    /// Nil in a process without rank 0.
+    let folder: CheckpointDirectory?
     let stop: StopRequest
     let observe: @Sendable (TrainingEvent) throws -> Void
     let communicator: any Communicator
@@ -19,10 +20,17 @@ struct RankRun {
     func train(
         resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
     ) throws -> TrainingSummary {
+        let reader = try whereOthersGoOn(from: reader)
         // The model has no name here, so that nobody but the trainer holds it: the first step would copy all weights that somebody
         // else still holds, and keep both.
         var trainer = try makeTrainer(run.makeModel(reader, on: communicator.device))
         return try trainer.train(in: self, resumingFrom: reader, damaged: damaged)
+    }
+
+    /// The checkpoint that rank 0 goes on from, opened here too where rank 0 is another process.
+    private func whereOthersGoOn(from reader: CheckpointReader?) throws -> CheckpointReader? {
+        let path = try communicator.broadcast(lines: [reader?.path ?? ""], from: 0)[0]
+        return try reader ?? (path.isEmpty ? nil : CheckpointReader(path))
     }
 
     private func makeTrainer<Model: LanguageModel>(_ model: Model) throws -> any TrainerInRun {
@@ -69,7 +77,7 @@ struct RankRun {
                 summary.validationLoss = try evaluate(trainer, metrics)
             }
             if isDue(run.plan.checkpointEvery, trainer.step) || isLast {
-                summary.checkpoint = folder.path(ofStep: trainer.step)
+                summary.checkpoint = run.checkpointPath(ofStep: trainer.step)
                 try save(trainer)
             }
         }
@@ -127,8 +135,8 @@ struct RankRun {
         }
         let sources = trainer.model.weightSources(prefix: CheckpointText.weights) + state
         let texts = try run.checkpointTexts(trainer.state, threads: threads)
-        try whileOthersWait { [folder] in _ = try folder.save(step: step, tensors: sources, metadata: texts) }
-        try observe(.saved(step: step, path: folder.path(ofStep: step)))
+        try whileOthersWait { [folder] in _ = try folder!.save(step: step, tensors: sources, metadata: texts) }
+        try observe(.saved(step: step, path: run.checkpointPath(ofStep: step)))
     }
 
     /// Rank 0 does its work on a thread of its own while all ranks keep talking: a large file takes longer to write than a silent

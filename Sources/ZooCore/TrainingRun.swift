@@ -15,6 +15,7 @@ public struct TrainingRun: Sendable {
     public let tokenizer: any Tokenizer
     public let dataset: Dataset
     public let attention: AttentionChoice
+    public let ranks: RankChoice
     public let plan: TrainingPlan
     /// What was decided for the user, one line each.
     public let notes: [String]
@@ -84,16 +85,16 @@ public struct TrainingRun: Sendable {
         attention = try AttentionChoice(
             backend: config.attention.backend, local: config.attention.local, ranks: config.parallel.sequence, in: zoo,
             place: config.place)
+        ranks = try RankChoice(config, in: zoo)
         plan = try Self.plan(config)
         _ = try zoo.optimizers.entry(config.optimizer.name, at: config.place(of: "optimizer.name"))
         self.config = config
-        let ranks = config.parallel.sequence
         notes =
-            attention.notes + [
+            attention.notes + ranks.notes + [
                 "model: \(family.name), \(grouped(blueprint.parameterCount)) parameters"
                     + (config.model.from.map { ", weights from \($0)" } ?? ""),
                 "data: \(grouped(dataset.trainingTokenCount)) training and \(grouped(dataset.evaluationTokenCount)) validation tokens (\(tokenizer.name))",
-                "attention: \(attention.description), \(ranks) rank\(ranks == 1 ? "" : "s"), layout \(plan.layout.rawValue), context \(context), batch \(config.data.batch)"
+                "attention: \(attention.description), \(ranks.ranks) rank\(ranks.ranks == 1 ? "" : "s"), layout \(plan.layout.rawValue), context \(context), batch \(config.data.batch)"
                     + (config.data.accumulate > 1 ? " x \(config.data.accumulate)" : ""),
             ]
     }
@@ -143,6 +144,8 @@ public struct TrainingRun: Sendable {
 
     public var checkpointFolder: String { config.run.directory + "/checkpoints" }
 
+    func checkpointPath(ofStep step: Int) -> String { checkpointFolder + "/" + CheckpointDirectory.name(ofStep: step) }
+
     /// Trains. Events come from rank 0's thread.
     ///
     /// - Parameters:
@@ -154,6 +157,24 @@ public struct TrainingRun: Sendable {
         resume: Bool, stop: StopRequest = StopRequest(), fileSystem: any FileSystem = POSIXFileSystem(),
         _ observe: @escaping @Sendable (TrainingEvent) throws -> Void
     ) throws -> TrainingSummary {
+        // The run's directory is rank 0's; a process without it hears from rank 0 where the run goes on.
+        let start = ranks.holdsFirstRank ? try openFolder(resume: resume, fileSystem) : nil
+        // Threads of ranks may end a moment after the run has returned; the folder's lock must not wait for them.
+        return try withExtendedLifetime(start?.folder) {
+            try ranks.run(
+                as: RankIdentity(task: config.yaml), threads: threads, deadline: config.parallel.deadline
+            ) { [weak folder = start?.folder, reader = start?.reader, damaged = start?.damaged] communicator, device in
+                device.ledger.budget = config.memory.budget
+                let rank = RankRun(run: self, folder: folder, stop: stop, observe: observe, communicator: communicator)
+                return try rank.train(resumingFrom: reader, damaged: damaged ?? [])
+            }
+        }
+    }
+
+    /// What rank 0 starts from.
+    private func openFolder(
+        resume: Bool, _ fileSystem: any FileSystem
+    ) throws -> (folder: CheckpointDirectory, reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]) {
         let folder = try CheckpointDirectory(checkpointFolder, keep: config.run.keep, fileSystem: fileSystem)
         let existing = try folder.steps()
         if !resume, let newest = existing.last {
@@ -168,16 +189,7 @@ public struct TrainingRun: Sendable {
                 .corruptInput, "no checkpoint in \(checkpointFolder) is whole",
                 tried: found.damaged.map(\.error.message) + ["another run.directory starts a new run"])
         }
-        // Threads of ranks may end a moment after the run has returned; the folder's lock must not wait for them.
-        return try withExtendedLifetime(folder) {
-            try InProcessRanks.run(config.parallel.sequence, threads: threads, deadline: config.parallel.deadline) {
-                [weak folder] communicator, device in
-                device.ledger.budget = config.memory.budget
-                let rank = RankRun(
-                    run: self, folder: folder!, stop: stop, observe: observe, communicator: communicator)
-                return try rank.train(resumingFrom: found.reader, damaged: found.damaged)
-            }[0]
-        }
+        return (folder, found.reader, found.damaged)
     }
 
     /// With the weights of a checkpoint of this run, else those it starts from, else random ones.
@@ -212,7 +224,7 @@ public struct TrainingRun: Sendable {
 
     private func environment(threads: Int) -> RunEnvironment {
         RunEnvironment(
-            ranks: config.parallel.sequence, threadsPerRank: threads, attention: attention.description,
+            ranks: ranks.ranks, threadsPerRank: threads, attention: attention.description,
             products: CPUDevice.productKernels)
     }
 

@@ -14,6 +14,7 @@ public struct Zoo: Sendable {
     public var tokenizers = Registry<TokenizerProvider>("tokenizer")
     public var datasets = Registry<DatasetProvider>("kind of data")
     public var optimizers = Registry<OptimizerProvider>("optimizer")
+    public var links = Registry<any LinkProvider>("link")
 
     public init() {}
 }

@@ -1,7 +1,9 @@
 import BLASAttention
 import CPUAttention
 import DataCore
+import GatherAttention
 import Llama
+import MPICommunicator
 import NeuralCore
 import RingAttention
 import ZooCore
@@ -17,6 +19,10 @@ public enum ZooStandard {
         try zoo.attention.register("cpu", CPUAttentionProvider())
         try zoo.attention.register("blas", BLASAttentionProvider())
         try zoo.attention.register("ring", RingAttentionProvider())
+        try zoo.attention.register("gather", GatherAttentionProvider())
+
+        try zoo.links.register("threads", ThreadLinkProvider())
+        try zoo.links.register("mpi", MPILinkProvider())
 
         try zoo.tokenizers.register(
             "bytes", TokenizerProvider("one token per byte, 256 in all") { _ in ByteTokenizer() })

@@ -21,8 +21,8 @@ struct AttentionRunCommand: ParsableCommand {
     @Argument(help: "HDF5 file to write.") var output: String
     @Option(help: "Attention backend; 'ringzoo backends' lists them.") var backend = "auto"
     @Option(help: "Backend of each rank under a ring.") var local = "auto"
-    @Option(help: "In-process ranks that share the sequence.") var ranks = 1
-    @Option(help: "What carries messages between ranks: threads.") var link = "threads"
+    @Option(help: "Ranks that share the sequence; 1, or as many as mpirun started, where left out.") var ranks: Int?
+    @Option(help: "What carries messages between ranks: auto, threads or mpi.") var link = ParallelSection.Link.auto
     @Option(help: "contiguous, zigzag or striped.") var layout = SequenceLayout.zigzag
     @OptionGroup var mask: MaskOptions
     @Option(help: "Scale of the logits; 1/sqrt(D) where left out.") var scale: Double?
@@ -30,29 +30,32 @@ struct AttentionRunCommand: ParsableCommand {
     @Flag(help: "Gradients too; /dout is needed.") var grad = false
 
     func run() throws {
-        if ranks < 1 { throw RingZooError(.usage, "--ranks is \(ranks)", tried: ["at least 1 would work"]) }
-        if link != "threads" {
-            throw RingZooError(.usage, "--link is '\(link)'", tried: ["threads works; mpi is not in this version"])
-        }
+        if let ranks, ranks < 1 { throw RingZooError(.usage, "--ranks is \(ranks)", tried: ["at least 1 would work"]) }
+        let zoo = try ZooStandard.zoo()
+        let group = try RankChoice(link: link, ranks: ranks, in: zoo)
         let inputs = try AttentionInputs(HDF5File.readForeign(input), path: input, needsGradient: grad)
         var attentionMask = try mask.attentionMask()
         attentionMask.softCap = softCap
-        let choice = try AttentionChoice(backend: backend, local: local, ranks: ranks, in: ZooStandard.zoo())
+        let choice = try AttentionChoice(backend: backend, local: local, ranks: group.ranks, in: zoo)
         for note in choice.notes { Terminal.note(note) }
         let (layout, grad, scale) = (layout, grad, scale)
         let base = attentionMask
-        let parts = try InProcessRanks.run(ranks, threads: Terminal.threads()) {
-            communicator, device -> AttentionPart in
+        let task = "\(backend) \(local) \(layout) \(base) scale \(scale ?? 0) grad \(grad)"
+        let parts = try group.run(as: RankIdentity(task: task), threads: Terminal.threads(), deadline: 60) {
+            communicator, device -> [AttentionPart] in
             let positions = layout.positions(length: inputs.length, rank: communicator.rank, size: communicator.size)
-            return try inputs.compute(
+            let part = try inputs.compute(
                 at: positions, base, scale: scale, grad: grad, on: device, try choice.make(over: communicator))
+            return try part.gathered(over: communicator, length: inputs.length, layout)
         }
-        try HDF5File.write(output, tensors: AttentionPart.join(parts, inputs))
-        Terminal.note("\(choice.description), \(ranks) rank\(ranks == 1 ? "" : "s"): wrote \(output)")
+        if !group.holdsFirstRank { return }
+        try HDF5File.write(output, tensors: AttentionPart.join(parts))
+        Terminal.note("\(choice.description), \(group.ranks) rank\(group.ranks == 1 ? "" : "s"): wrote \(output)")
     }
 }
 
 extension SequenceLayout: ExpressibleByArgument {}
+extension ParallelSection.Link: ExpressibleByArgument {}
 
 /// The tensors of an input file, checked against each other.
 struct AttentionInputs: Sendable {
@@ -170,18 +173,31 @@ struct AttentionPart: Sendable {
         self.bySequence = bySequence
     }
 
-    static func join(_ parts: [AttentionPart], _ inputs: AttentionInputs) -> [TensorSource] {
+    /// All ranks' parts, on rank 0; none on the others.
+    func gathered(
+        over communicator: any Communicator, length: Int, _ layout: SequenceLayout
+    ) throws -> [AttentionPart] {
+        let names = (bySequence.keys.sorted(), shared.keys.sorted())
+        let own = Message(names.0.map { bySequence[$0]! } + names.1.map { shared[$0]! })
+        let messages = (0..<communicator.size).map { $0 == 0 ? own : Message([]) }
+        let received = try communicator.allToAll(messages)
+        if communicator.rank != 0 { return [] }
+        return received.enumerated().map { rank, message in
+            var part = AttentionPart(
+                positions: layout.positions(length: length, rank: rank, size: communicator.size), bySequence: [:])
+            for (name, tensor) in zip(names.0, message.tensors) { part.bySequence[name] = tensor }
+            for (name, tensor) in zip(names.1, message.tensors.dropFirst(names.0.count)) { part.shared[name] = tensor }
+            return part
+        }
+    }
+
+    static func join(_ parts: [AttentionPart]) -> [TensorSource] {
         var results: [(String, Tensor)] = []
         for name in parts[0].bySequence.keys.sorted() {
             results.append((name, .unshard(parts.map { ($0.bySequence[name]!, $0.positions) }, axis: 2)))
         }
-        let device = CPUDevice(name: "join", threads: 1)
         for name in parts[0].shared.keys.sorted() {
-            let shares = parts.map { part in
-                part.shared[name]!.withBytes {
-                    Tensor(bytes: $0, part.shared[name]!.shape, part.shared[name]!.dtype, on: device)
-                }
-            }
+            let shares = parts.map { $0.shared[name]! }
             results.append((name, shares.dropFirst().reduce(shares[0], +)))
         }
         return results.map { name, tensor in

@@ -33,7 +33,16 @@ struct DoctorCommand: ParsableCommand {
             let reasons = try zoo.attention.entry(name).unavailableReasons()
             print("backend \(padded(name, 9)) \(reasons.isEmpty ? "ready" : reasons.joined(separator: "; "))")
         }
-        for (feature, why) in [("mpi", "many processes and machines"), ("cuda", "NVIDIA GPUs")]
+        for name in zoo.links.names {
+            let link = try zoo.links.entry(name)
+            let state = Result { try link.describe() }
+            print("link \(padded(name, 12)) \((try? state.get()) ?? "not here") (\(link.summary))")
+            if case .failure(let error) = state { print("  \(error)") }
+            if let launch = link.launch {
+                print("  started by \(launch.launcher) as rank \(launch.rank) of \(launch.ranks)")
+            }
+        }
+        for (feature, why) in [("cuda", "NVIDIA GPUs")]
         where !zoo.attention.names.contains(feature) {
             print("\(padded(feature, 17)) not in this version (\(why))")
         }

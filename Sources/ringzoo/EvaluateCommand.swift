@@ -19,7 +19,7 @@ struct EvaluateCommand: ParsableCommand {
     @Option(help: "The checkpoint to measure.") var checkpoint: String
     @Option(name: .customLong("set"), help: "Override a key: --set data.path=other.txt. May be repeated.")
     var overrides: [String] = []
-    @Option(help: "In-process ranks that share the sequence; sets parallel.sequence.") var ranks: Int?
+    @Option(help: "Ranks that share the sequence; sets parallel.sequence.") var ranks: Int?
     @Option(help: "Batches to read at most.") var limit: Int?
     @Flag(help: "Print one JSON object and nothing else.") var json = false
 

@@ -25,6 +25,7 @@ struct ForwardCommand: ParsableCommand {
         let zoo = try ZooStandard.zoo()
         let stored = try StoredModel(checkpoint, in: zoo)
         let ids = try tokenIds(vocabulary: stored.blueprint.vocabularySize)
+        _ = try RankChoice(link: .auto, ranks: 1, in: zoo)
         let choice = try AttentionChoice(backend: attention, local: "auto", ranks: 1, in: zoo)
         for note in choice.notes { Terminal.note(note) }
         let (row, logits) = try InProcessRanks.run(1, threads: Terminal.threads()) { communicator, device in

@@ -45,6 +45,8 @@ struct GenerateCommand: ParsableCommand {
         let stored = try StoredModel(checkpoint, in: zoo)
         let generation = try TextGeneration(
             TokenGeneration(sampler, maximumCount: maxTokens), tokenizer: tokenizer(of: stored, in: zoo), stops: stop)
+        // Refuses to say the same several times where mpirun started several processes.
+        _ = try RankChoice(link: .auto, ranks: 1, in: zoo)
         let choice = try AttentionChoice(backend: attention, local: "auto", ranks: 1, in: zoo)
         for note in choice.notes { Terminal.note(note) }
 

@@ -3,7 +3,9 @@ import Foundation
 /// What programs read: standard output.
 enum Output {
     /// Writes at once, so that a reader on the other side of a pipe sees text as it comes.
-    static func write(_ text: String) { FileHandle.standardOutput.write(Data(text.utf8)) }
+    static func write(_ text: String) {
+        if Terminal.rank == 0 { FileHandle.standardOutput.write(Data(text.utf8)) }
+    }
 
     /// One JSON object on a line of its own, its keys in alphabetical order.
     static func json(_ object: [String: Any]) throws {

@@ -2,6 +2,7 @@ import ArgumentParser
 import BlockwiseAttention
 import CVersion
 import Foundation
+import MPICommunicator
 import TensorCore
 
 @main
@@ -31,12 +32,22 @@ struct Ringzoo: ParsableCommand {
             try applyKernelChoice()
             var command = try parseAsRoot()
             try command.run()
+            MPIProcess.exit(0)
         } catch let error as RingZooError {
-            Terminal.error("\(error)")
-            Foundation.exit(error.code.exitCode)
+            report(error)
+            MPIProcess.exitAll(error.code.exitCode)
+        } catch let code as ExitCode {
+            MPIProcess.exit(code.rawValue)
         } catch {
             exit(withError: error)
         }
+    }
+
+    /// An error that has nothing to do with peers is most often the same on every rank: rank 0 gets a moment to say it, which ends the
+    /// job. What a rank knows about its peers it says at once.
+    private static func report(_ error: RingZooError) {
+        if Terminal.rank != 0 && error.code != .interrupted { Thread.sleep(forTimeInterval: 1) }
+        Terminal.error("\(error)")
     }
 
     /// RINGZOO_KERNELS forces a set of attention kernels.

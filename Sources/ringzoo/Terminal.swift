@@ -1,16 +1,27 @@
 import Foundation
+import MPICommunicator
 import TensorCore
 
 /// Words for people: on standard error where standard output carries data.
 enum Terminal {
     static var isInteractive: Bool { isatty(STDERR_FILENO) == 1 }
 
-    static func error(_ message: String) { note("error: \(message)") }
+    /// The rank of this process, where a launcher started it as one of several. All but rank 0 are silent, errors excepted.
+    static let rank = MPILinkProvider().launch?.rank ?? 0
 
-    static func note(_ message: String) { FileHandle.standardError.write(Data((message + "\n").utf8)) }
+    static func error(_ message: String) {
+        let speaker = rank == 0 ? "" : "rank \(rank): "
+        FileHandle.standardError.write(Data("\(speaker)error: \(message)\n".utf8))
+    }
+
+    static func note(_ message: String) {
+        if rank == 0 { FileHandle.standardError.write(Data((message + "\n").utf8)) }
+    }
 
     /// Replaces the current line of an interactive terminal.
-    static func status(_ message: String) { FileHandle.standardError.write(Data(("\r\u{1b}[K" + message).utf8)) }
+    static func status(_ message: String) {
+        if rank == 0 { FileHandle.standardError.write(Data(("\r\u{1b}[K" + message).utf8)) }
+    }
 
     /// RINGZOO_THREADS, or nil for one per core.
     static func threads() throws -> Int? {

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import MPICommunicator
 import TensorCore
 import TrainingCore
 import ZooCore
@@ -12,13 +13,14 @@ struct TrainCommand: ParsableCommand {
             Example: ringzoo train run.yaml --set optimizer.rate=1e-4 --ranks 4
 
             The run's directory gets config.yaml (every key written out), metrics.jsonl (one object per step) and checkpoints/. \
+            mpirun -n 4 ringzoo train run.yaml runs the same on four processes (parallel.sequence: 4). \
             SIGINT, SIGTERM and SIGUSR1 finish the step, save and end with code 75; --resume goes on, bit for bit.
             """)
 
     @Argument(help: "The config file (YAML).") var config: String
     @Option(name: .customLong("set"), help: "Override a key: --set optimizer.rate=1e-4. May be repeated.")
     var overrides: [String] = []
-    @Option(help: "In-process ranks that share the sequence; sets parallel.sequence.") var ranks: Int?
+    @Option(help: "Ranks that share the sequence; sets parallel.sequence.") var ranks: Int?
     @Flag(help: "Go on from the newest whole checkpoint of the run's directory.") var resume = false
 
     func run() throws {
@@ -43,6 +45,8 @@ final class StopSignals {
             signal(number, SIG_IGN)
             let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
             source.setEventHandler {
+                // What mpirun sends to those who are left when a rank has died.
+                if number == SIGTERM, let wait = MPIProcess.wait { Terminal.error(wait) }
                 if stop.isMade { exit(128 + number) }
                 Terminal.note("\nstopping after this step; a second signal ends at once")
                 stop.make()

@@ -1,4 +1,4 @@
-import CHDF5Shim
+import CDigest
 import Testing
 
 @testable import CheckpointCore

@@ -54,6 +54,21 @@ import Testing
         }
     }
 
+    /// A large sum is a reduce-scatter and an all-gather: 2 (N - 1) / N of the bytes, whatever N, in segments.
+    @Test(arguments: [2, 3, 4, 5])
+    func largeSumsSendTwiceTheirBytesAtMost(_ ranks: Int) throws {
+        let count = 10_001
+        let traffic = try InProcessRanks.run(ranks, threads: ranks) { communicator, device in
+            let tensor = Tensor((0..<count).map { Float($0 % 100) + Float(communicator.rank) }, on: device)
+            let sum = try communicator.allReduce(tensor)
+            let offset = Float(ranks * (ranks - 1) / 2)
+            #expect(sum.values(Float.self) == (0..<count).map { Float($0 % 100) * Float(ranks) + offset })
+            return communicator.traffic
+        }
+        #expect(traffic.allSatisfy { $0.messages == 2 * (ranks - 1) })
+        #expect(traffic.reduce(0) { $0 + $1.bytes } == 2 * (ranks - 1) * 4 * count)
+    }
+
     @Test func subgroupsOfSubgroupsWork() throws {
         let sums = try InProcessRanks.run(8) { communicator, _ in
             let half = try communicator.split(color: communicator.rank / 4)

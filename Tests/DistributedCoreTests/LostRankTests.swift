@@ -97,7 +97,8 @@ import Testing
         }
         let took = clock.now - start
         #expect(took >= .seconds(deadline) && took < .seconds(20), "\(took)")
-        let bytes = operation == .barrier || operation == .split ? 0 : 3 * 25 * 4
+        // To one peer, or to both.
+        let bytes = operation == .allGather ? 2 * 3 * 25 * 4 : 3 * 25 * 4
         let message = try #require(error).message
         // The one who waited for rank 1 itself hears nothing; one who waited for that one may fail first.
         #expect(error?.code == .interrupted)

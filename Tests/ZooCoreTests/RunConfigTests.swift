@@ -139,7 +139,6 @@ struct RunConfigTests {
     @Test(arguments: [
         ("parallel.data=2", "parallel.data: only 1 works"), ("parallel.tensor=2", "parallel.tensor: only 1 works"),
         ("parallel.shardParameters=true", "parallel.shardParameters: only false works"),
-        ("parallel.link=mpi", "parallel.link: auto and threads work"),
         ("attention.block=256", "attention.block: only auto works"),
         ("attention.strategy=ulysses", "attention.strategy: only ring works"),
     ]) func missingFeatureIsRefused(override: String, expected: String) throws {

@@ -1,7 +1,6 @@
 #ifndef RINGZOO_CHDF5SHIM_H
 #define RINGZOO_CHDF5SHIM_H
 
-#include "Digest.h"
 #include "HDF5Library.h"
 #include "System.h"
 

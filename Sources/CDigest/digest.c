@@ -1,7 +1,7 @@
 // CRC-32C: three independent streams of the CRC instruction hide its latency; the three sums are joined by moving a sum
 // over a run of zero bytes, which is a linear map over GF(2) kept as four tables. Without the instruction: slicing by
 // eight.
-#include "Digest.h"
+#include "CDigest.h"
 
 #include <pthread.h>
 #include <string.h>

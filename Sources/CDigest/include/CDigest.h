@@ -1,5 +1,5 @@
-#ifndef RINGZOO_DIGEST_H
-#define RINGZOO_DIGEST_H
+#ifndef C_DIGEST_H
+#define C_DIGEST_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,0 +1,120 @@
+import DistributedCore
+import Foundation
+import Synchronization
+import TensorCore
+
+/// A link that harms one packet of one rank, to show that no harm passes unnoticed.
+public struct FaultyLink: Link {
+    /// What happens to the packet.
+    public enum Fault: String, Sendable, CaseIterable {
+        /// It never arrives.
+        case drop
+        /// Nor does anything after it: the rank is cut off.
+        case cutOff
+        /// It arrives late; the rank that sends it does nothing meanwhile.
+        case delay
+        /// It arrives twice.
+        case duplicate
+        /// The next packet to the same rank arrives before it.
+        case reorder
+        /// Its last tensor ends early.
+        case truncate
+        /// One bit of its tensors is another.
+        case bitFlip
+        /// One bit of its header is another.
+        case headerBitFlip
+    }
+
+    private let link: any Link
+    private let fault: Fault
+    private let number: Int
+    private let delay: Double
+    private let memory: Memory
+
+    public var name: String { link.name }
+    public var rank: Int { link.rank }
+    public var size: Int { link.size }
+    public var device: any Device { link.device }
+
+    /// - Parameters:
+    ///   - number: the packet that is harmed, counting from 0 those that this rank sends in all groups.
+    ///   - delay: seconds of `.delay`.
+    public init(_ link: any Link, _ fault: Fault, packet number: Int, delay: Double = 0) {
+        self.init(link, fault, number, delay, Memory())
+    }
+
+    private init(_ link: any Link, _ fault: Fault, _ number: Int, _ delay: Double, _ memory: Memory) {
+        (self.link, self.fault, self.number, self.delay, self.memory) = (link, fault, number, delay, memory)
+    }
+
+    public func subgroup(_ members: [Int], context: Int) -> any Link {
+        FaultyLink(link.subgroup(members, context: context), fault, number, delay, memory)
+    }
+
+    public func isWaiting(for what: String?) { link.isWaiting(for: what) }
+
+    public func startReceive(from peer: Int) -> any Transfer<Packet> { link.startReceive(from: peer) }
+
+    public func startSend(_ packet: Packet, to peer: Int) -> any Transfer<Void> {
+        let count = memory.next()
+        if let held = memory.release(for: peer) {
+            let transfer = link.startSend(packet, to: peer)
+            _ = link.startSend(held, to: peer)
+            return transfer
+        }
+        if count < number || count > number && fault != .cutOff { return link.startSend(packet, to: peer) }
+        switch fault {
+        case .drop, .cutOff:
+            return Done()
+        case .delay:
+            Thread.sleep(forTimeInterval: delay)
+            return link.startSend(packet, to: peer)
+        case .duplicate:
+            let transfer = link.startSend(packet, to: peer)
+            _ = link.startSend(packet, to: peer)
+            return transfer
+        case .reorder:
+            memory.hold(packet, for: peer)
+            return Done()
+        case .truncate:
+            guard let last = packet.tensors.last else { return link.startSend(packet, to: peer) }
+            let flat = last.flattened()
+            let tensors = packet.tensors.dropLast() + [flat.slice(axis: 0, 0..<flat.elementCount / 2)]
+            return link.startSend(Packet(header: packet.header, tensors: Array(tensors)), to: peer)
+        case .bitFlip:
+            return link.startSend(Packet(header: packet.header, tensors: packet.tensors.map(flipped)), to: peer)
+        case .headerBitFlip:
+            var header = packet.header
+            header[1] ^= 1 << 3
+            return link.startSend(Packet(header: header, tensors: packet.tensors), to: peer)
+        }
+    }
+
+    /// A copy with one bit of its middle byte changed.
+    private func flipped(_ tensor: Tensor) -> Tensor {
+        let out = Tensor(uninitialised: tensor.shape, tensor.dtype, on: device)
+        var bytes = tensor.withBytes { Array($0) }
+        if !bytes.isEmpty { bytes[bytes.count / 2] ^= 0x10 }
+        bytes.withUnsafeBytes { device.write($0, into: out) }
+        return out
+    }
+
+    private struct Done: Transfer {
+        func wait(until deadline: Double) -> Void? { () }
+    }
+
+    private final class Memory: Sendable {
+        private let state = Mutex<(count: Int, held: [Int: Packet])>((0, [:]))
+
+        func next() -> Int {
+            state.withLock { state in
+                state.count += 1
+                return state.count - 1
+            }
+        }
+
+        func hold(_ packet: Packet, for peer: Int) { state.withLock { $0.held[peer] = packet } }
+
+        func release(for peer: Int) -> Packet? { state.withLock { $0.held.removeValue(forKey: peer) } }
+    }
+}

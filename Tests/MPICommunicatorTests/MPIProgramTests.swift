@@ -1,0 +1,164 @@
+import CheckpointCore
+import Foundation
+import TensorCore
+import Testing
+
+/// The program as its users start it on several processes.
+@Suite(.serialized, .enabled(if: MPIJob.Launcher.openMPI.path != nil, MPIJob.Launcher.obstacle))
+struct MPIProgramTests {
+    static let corpus = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .appendingPathComponent("Corpus/harbour.txt").path
+
+    let folder: TemporaryFolder
+
+    init() throws { folder = try TemporaryFolder() }
+
+    /// A config of a two-layer model of width 32 on a ring of so many ranks.
+    func config(_ directory: String, ranks: Int, rate: String = "1e-3") throws -> String {
+        let text = """
+            model: { name: llama, preset: debug, width: 32, feedForward: 64, heads: 2, keyHeads: 1 }
+            attention: { backend: ring, local: cpu }
+            parallel: { sequence: \(ranks), deadline: 3 }
+            data: { path: \(Self.corpus), context: 64, batch: 2 }
+            optimizer: { rate: \(rate) }
+            run: { directory: \(folder / directory), steps: 12, evaluateEvery: 6, checkpointEvery: 4 }
+            """
+        let path = folder / "\(directory)-\(ranks)-\(rate).yaml"
+        try text.write(toFile: path, atomically: true, encoding: .utf8)
+        return path
+    }
+
+    /// The program without a launcher: in-process ranks.
+    func alone(_ arguments: String...) throws -> MPIJob.Result {
+        try MPIJob(program: MPIJob.program("ringzoo"), arguments).finish()
+    }
+
+    /// What training measured, by step.
+    func losses(_ directory: String) throws -> [String] {
+        try String(contentsOfFile: folder / "\(directory)/metrics.jsonl", encoding: .utf8).split(separator: "\n").map {
+            let line = try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any] ?? [:]
+            return "\(line["step"] ?? "") \(line["loss"] ?? "") \(line["validationLoss"] ?? "")"
+        }
+    }
+
+    func weights(_ directory: String, step: Int) throws -> [String: [UInt8]] {
+        let reader = try CheckpointReader(folder / "\(directory)/checkpoints/step-000000\(step).h5")
+        return try Dictionary(
+            uniqueKeysWithValues: reader.tensors.map { info in
+                (info.name, try reader.bytes(of: info.name).withUnsafeBytes { Array($0) })
+            })
+    }
+
+    @Test(arguments: MPIJob.Launcher.found)
+    func processesTrainLikeThreads(_ launcher: MPIJob.Launcher) throws {
+        let ranks = launcher == .openMPI ? 4 : 2
+        let job = try MPIJob.run(launcher, ranks, "ringzoo", ["train", config("mpi", ranks: ranks)])
+        #expect(job.code == 0, "\(job.output)")
+        #expect(job.output.contains("auto chose 'mpi'"))
+        // Rank 0 alone speaks.
+        #expect(job.output.components(separatedBy: "done at step 12").count == 2, "\(job.output)")
+        let threads = try alone("train", config("threads", ranks: ranks))
+        #expect(threads.code == 0, "\(threads.output)")
+        #expect(try losses("mpi") == losses("threads"))
+        #expect(try losses("mpi").count == 14)
+        #expect(try weights("mpi", step: 12) == weights("threads", step: 12))
+        let checkpoint = folder / "mpi/checkpoints/step-00000012.h5"
+        let evaluate = ["evaluate", try config("mpi", ranks: ranks), "--checkpoint", checkpoint, "--json"]
+        let evaluation = try MPIJob.run(launcher, ranks, "ringzoo", evaluate)
+        #expect(evaluation.code == 0 && evaluation.output.contains("\"ranks\":\(ranks)"), "\(evaluation.output)")
+    }
+
+    /// Ring attention between processes equals the one between threads to the bit, gradients and every option included.
+    @Test(arguments: MPIJob.isFullTest ? [2, 3, 4, 5, 7, 8] : [3])
+    func attentionEqualsThreadsBitForBit(_ ranks: Int) throws {
+        let (batch, heads, keyHeads, length, size) = (1, 4, 2, 131, 16)
+        let device = CPUDevice(threads: 1)
+        func draw(_ key: UInt64, _ shape: [Int]) -> Tensor { Tensor.random(.normal, shape, key: key, on: device) }
+        let documents = Tensor((0..<length).map { Int32($0 / 50) }, on: device)
+        let inputs: [(String, Tensor)] = [
+            ("q", draw(1, [batch, heads, length, size])), ("k", draw(2, [batch, keyHeads, length, size])),
+            ("v", draw(3, [batch, keyHeads, length, size])), ("dout", draw(4, [batch, heads, length, size])),
+            ("bias", draw(5, [1, heads, length, length])), ("sinks", draw(6, [heads])), ("documents", documents),
+        ]
+        let sources = inputs.map { name, tensor in
+            TensorSource(TensorInfo(name: name, shape: tensor.shape, dtype: tensor.dtype)) { sink in
+                try tensor.withBytes { try sink($0) }
+            }
+        }
+        try HDF5File.write(folder / "in.h5", tensors: sources)
+        for layout in ["contiguous", "zigzag", "striped"] {
+            func arguments(_ output: String, _ link: String) -> [String] {
+                [
+                    "attention", "run", folder / "in.h5", folder / output, "--backend", "ring", "--local", "cpu",
+                    "--ranks", "\(ranks)", "--link", link, "--layout", layout, "--mask", "causal", "--window", "70",
+                    "--soft-cap", "5", "--grad",
+                ]
+            }
+            let job = try MPIJob.run(.openMPI, ranks, "ringzoo", arguments("mpi.h5", "mpi"))
+            #expect(job.code == 0, "\(job.output)")
+            let threads = try MPIJob(program: MPIJob.program("ringzoo"), arguments("threads.h5", "threads")).finish()
+            #expect(threads.code == 0, "\(threads.output)")
+            let (a, b) = (
+                try HDF5File.readForeign(folder / "mpi.h5"), try HDF5File.readForeign(folder / "threads.h5")
+            )
+            #expect(a.tensors.map(\.name).sorted() == ["dbias", "dk", "dq", "dsinks", "dv", "lse", "out"])
+            for info in a.tensors {
+                let same =
+                    try a.bytes(of: info.name).withUnsafeBytes { Array($0) }
+                    == b.bytes(of: info.name).withUnsafeBytes { Array($0) }
+                #expect(same, "\(info.name), \(layout)")
+            }
+        }
+    }
+
+    @Test func theMeshMustHaveAsManyRanksAsWereStarted() throws {
+        let job = try MPIJob.run(.openMPI, 3, "ringzoo", ["train", config("run", ranks: 2)])
+        #expect(job.code == 78, "\(job.output)")
+        #expect(job.output.contains("has 2 ranks, but mpirun of Open MPI started 3"), "\(job.output)")
+        let threads = ["train", try config("run", ranks: 2), "--set", "parallel.link=threads"]
+        let refused = try MPIJob.run(.openMPI, 2, "ringzoo", threads)
+        #expect(refused.code == 78 && refused.output.contains("each would do the whole work"), "\(refused.output)")
+        let mpi = try alone("train", config("run", ranks: 2), "--set", "parallel.link=mpi")
+        #expect(mpi.code == 78 && mpi.output.contains("mpirun -n 2 would work"), "\(mpi.output)")
+    }
+
+    @Test func aRankWithAnotherConfigIsRefused() throws {
+        let program = MPIJob.program("ringzoo")
+        func one(_ rate: String) throws -> [String] {
+            ["-n", "1", program, "train", try config("run", ranks: 2, rate: rate)]
+        }
+        let job = try MPIJob(.openMPI, ["--oversubscribe"] + one("1e-3") + [":"] + one("2e-3")).finish()
+        #expect(job.code == 78, "\(job.output)")
+        #expect(job.output.contains("rank 0 has config '  rate: 0.001'"), "\(job.output)")
+        #expect(job.output.contains("rank 1 has '  rate: 0.002'"), "\(job.output)")
+    }
+
+    /// A stopped or killed rank ends the run; it goes on from the last checkpoint, on as many ranks and on others.
+    @Test(arguments: [SIGSTOP, SIGKILL])
+    func aLostRankCostsNoCheckpoint(_ signal: Int32) throws {
+        let four = try config("run", ranks: 4)
+        let endless = ["--set", "run.steps=100000", "--set", "optimizer.warmup=10", "--set", "run.evaluateEvery=none"]
+        let job = try MPIJob(
+            .openMPI, MPIJob.Launcher.openMPI.arguments(4) + [MPIJob.program("ringzoo"), "train", four] + endless)
+        while job.isRunning && !job.output.contains("step 4: saved") { sched_yield() }
+        let rank = try #require(job.processIdentifier(ofRank: 2))
+        kill(rank, signal)
+        let end = job.finish(limit: 30)
+        #expect(end.code == (signal == SIGSTOP ? 75 : 128 + SIGKILL), "\(end.output)")
+        for rank in [0, 1, 3] {
+            let words = signal == SIGSTOP ? "rank \(rank) lost rank" : "rank \(rank) was waiting for rank"
+            #expect(end.output.contains(words), "\(end.output)")
+        }
+        let saved = try #require(CheckpointDirectory.steps(in: folder / "run/checkpoints").last)
+        #expect(try CheckpointDirectory.newest(in: folder / "run/checkpoints").damaged.isEmpty)
+        let resumes = signal == SIGSTOP ? [(4, 2), (2, 4), (3, 6)] : [(4, 2)]
+        for (ranks, more) in resumes {
+            let settings = endless + ["--set", "run.stopAfter=\(saved + more)", "--resume"]
+            let resumed = try MPIJob.run(
+                .openMPI, ranks, "ringzoo", ["train", config("run", ranks: ranks)] + settings)
+            #expect(resumed.code == 0, "\(resumed.output)")
+            #expect(resumed.output.contains("resumed after step \(saved + more - 2)"), "\(resumed.output)")
+        }
+        #expect(try CheckpointDirectory.steps(in: folder / "run/checkpoints").last == saved + resumes.last!.1)
+    }
+}
