@@ -87,12 +87,12 @@ let package = Package(
         tests(of: "DataCore", fixtures: true),
         tests(of: "TrainingCore", ["ZooStandard"]),
         tests(of: "ZooCore"),
-        tests(of: "CAttentionKernels", ["CTensorKernels", "COpenBLAS"]),
+        tests(of: "CAttentionKernels", ["CTensorKernels", "ConformanceKit"]),
         tests(of: "CPUAttention", ["ConformanceKit"]),
         tests(of: "BLASAttention", ["ConformanceKit"]),
         tests(of: "RingAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
         tests(of: "Llama", ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TrainingCore"]),
-        tests(of: "ringzoo", ["ZooStandard"]),
+        tests(of: "ringzoo", ["ConformanceKit", "ZooStandard"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -68,7 +68,7 @@ public struct HuggingFaceLlama: WeightExchange {
     public func write(
         _ path: String, fields: ConfigTree, tensors: any TensorCollection, maximumShardSize: Int
     ) throws {
-        var section = try ConfigSection(fields, name: "model")
+        var section = try ConfigSection(modelFields: fields)
         let configuration = try LlamaConfiguration(&section)
         try section.finish()
         let names = try Self.names()

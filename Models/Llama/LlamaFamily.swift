@@ -16,7 +16,7 @@ public struct LlamaFamily: ModelFamily {
     public func blueprint(preset: String?, fields: ConfigTree) throws -> any ModelBlueprint {
         var sizes = Registry<LlamaConfiguration>("preset of llama")
         for (name, configuration) in LlamaConfiguration.presets { try sizes.register(name, configuration) }
-        var section = try ConfigSection(fields, name: "model")
+        var section = try ConfigSection(modelFields: fields)
         let configuration = try LlamaConfiguration(&section, over: preset.map { try sizes.entry($0) })
         try section.finish()
         return LlamaBlueprint(configuration)

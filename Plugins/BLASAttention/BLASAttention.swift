@@ -30,40 +30,22 @@ public struct BLASAttention: AttentionBackend {
     }
 }
 
-extension BlockwiseAttention.Products {
-    static let openBLAS = BlockwiseAttention.Products(
-        float32: rz_attention_products_f32(
-            multiply_transposed: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_sgemm(
-                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb),
-                    0, c, Int32(ldc))
-            },
-            add_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_sgemm(
-                    CblasRowMajor, CblasNoTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb), 1, c, Int32(ldc))
-            },
-            add_transposed_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_sgemm(
-                    CblasRowMajor, CblasTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb), 1, c, Int32(ldc))
-            }),
-        float64: rz_attention_products_f64(
-            multiply_transposed: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_dgemm(
-                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb),
-                    0, c, Int32(ldc))
-            },
-            add_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_dgemm(
-                    CblasRowMajor, CblasNoTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb), 1, c, Int32(ldc))
-            },
-            add_transposed_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_dgemm(
-                    CblasRowMajor, CblasTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb), 1, c, Int32(ldc))
-            }))
+extension rz_attention_products {
+    static let openBLAS = rz_attention_products(
+        float32: { ofA, ofB, m, n, k, a, lda, b, ldb, beta, c, ldc in
+            cblas_sgemm(
+                CblasRowMajor, ofA.transpose, ofB.transpose, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                Int32(ldb),
+                beta, c, Int32(ldc))
+        },
+        float64: { ofA, ofB, m, n, k, a, lda, b, ldb, beta, c, ldc in
+            cblas_dgemm(
+                CblasRowMajor, ofA.transpose, ofB.transpose, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
+                Int32(ldb),
+                beta, c, Int32(ldc))
+        })
+}
+
+extension rz_operand {
+    fileprivate var transpose: CBLAS_TRANSPOSE { self == RZ_TRANSPOSED ? CblasTrans : CblasNoTrans }
 }

@@ -3,7 +3,7 @@ import TensorCore
 /// Attention as one operation of the tape: [B, H, Tq, D], in the type of q.
 ///
 /// What is kept for the backward pass: q, k, v, the output and lse; nothing of size Tq x Tk. Gradients reach q, k, v and, where the
-/// mask has them, bias and sinks.
+/// mask has them and they are tracked, bias and sinks.
 /// - Throws: the backend's refusal with its reasons, and what it meets (a lost peer, a device's failure).
 public func attend(
     _ q: Tensor, _ k: Tensor, _ v: Tensor, _ problem: AttentionProblem, on backend: any AttentionBackend
@@ -15,9 +15,9 @@ public func attend(
     let (qd, kd, vd) = (q.detached, k.detached, v.detached)
     let result = try backend.forward(q: qd, k: kd, v: vd, constant)
     let inputs = [q, k, v] + [biasInput, sinksInput].compactMap { $0 }
-    let saved = constant
+    let (saved, wantsBias) = (constant, biasInput?.isTracked ?? false)
     return Tensor.record("attention", inputs: inputs, output: result.out.cast(to: q.dtype)) { dOut in
-        let gradients = try backend.backward(dOut: dOut, q: qd, k: kd, v: vd, result, saved)
+        let gradients = try backend.backward(dOut: dOut, q: qd, k: kd, v: vd, result, saved, includingBias: wantsBias)
         return [gradients.q.cast(to: qd.dtype), gradients.k.cast(to: kd.dtype), gradients.v.cast(to: vd.dtype)]
             + (biasInput == nil ? [] : [gradients.bias]) + (sinksInput == nil ? [] : [gradients.sinks])
     }

@@ -54,13 +54,16 @@ extension AttentionBackend {
     }
 
     /// Gradients over all keys in one call, from the result of `forward`.
+    /// - Parameter includingBias: false where nobody asks for the gradient of the mask's bias; it costs memory of the bias's size.
     public func backward(
-        dOut: Tensor, q: Tensor, k: Tensor, v: Tensor, _ result: AttentionResult, _ problem: AttentionProblem
+        dOut: Tensor, q: Tensor, k: Tensor, v: Tensor, _ result: AttentionResult, _ problem: AttentionProblem,
+        includingBias: Bool = true
     ) throws -> AttentionGradients {
         try requireSupport(problem)
         problem.check(q: q, k: k, v: v)
         let delta = rowSums(dOut.detached, result.out)
         var gradients = AttentionGradients(problem, batch: q.shape[0], on: q.device)
+        if !includingBias { gradients.bias = nil }
         try backward(dOut: dOut, q: q, k: k, v: v, lse: result.lse, delta: delta, into: &gradients, problem)
         // The sink takes part in the sum alone: d sink_h = - sum_i exp(sink_h - lse_i) delta_i.
         if let sinks = problem.mask.sinks {
@@ -91,7 +94,7 @@ public struct AttentionGradients: Sendable {
     public var k: Tensor
     /// [B, Hkv, Tk, D]
     public var v: Tensor
-    /// The shape of the bias, where there is one.
+    /// The shape of the bias; nil where there is none, or nobody asks for its gradient.
     public var bias: Tensor?
     /// [H]; set by the one-call form where there are sinks.
     public var sinks: Tensor?

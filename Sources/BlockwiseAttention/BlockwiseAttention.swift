@@ -5,21 +5,10 @@ import TensorCore
 /// The bridge from tensors to the blockwise C kernels, shared by every backend that runs on a `CPUDevice` and differs only in who
 /// multiplies the blocks.
 public struct BlockwiseAttention: Sendable {
-    /// Matrix products in place of the kernels' own tiles; see `CAttentionKernels.h`.
-    public struct Products: Sendable {
-        public var float32: rz_attention_products_f32
-        public var float64: rz_attention_products_f64
+    private let products: rz_attention_products
 
-        public init(float32: rz_attention_products_f32, float64: rz_attention_products_f64) {
-            self.float32 = float32
-            self.float64 = float64
-        }
-    }
-
-    private let products: Products?
-
-    /// - Parameter products: nil for the kernels' own tiles.
-    public init(products: Products? = nil) { self.products = products }
+    /// - Parameter products: matrix products in place of the kernels' own tiles (`CAttentionKernels.h`); empty for their own.
+    public init(products: rz_attention_products = .init()) { self.products = products }
 
     /// The kernel set in use: "avx512", "avx2" or "portable".
     public static var kernels: String { String(cString: rz_attention_kernels()) }
@@ -37,26 +26,26 @@ public struct BlockwiseAttention: Sendable {
     public func forward(
         q: Tensor, k: Tensor, v: Tensor, into state: inout AttentionState, _ problem: AttentionProblem
     ) throws -> Int {
-        let call = try KernelCall(q, k, v, problem)
+        let call = try KernelCall(q, k, v, problem, products)
         state.reference.makeUnique()
         state.sum.makeUnique()
         state.accumulator.makeUnique()
         let (m, l, acc) = (state.reference.address, state.sum.address, state.accumulator.address)
         return call.run { p, executor in
             var (q, k, v) = (call.q.view, call.k.view, call.v.view)
-            if problem.dtype == .float64 {
-                let workspace = call.workspace(rz_attention_forward_workspace(p, 8, executor.pointee.workers))
-                return withOptionalPointer(products?.float64, keeping: workspace) { products in
-                    rz_attention_forward_f64(
-                        p, &q, &k, &v, m.assumingMemoryBound(to: Double.self), l.assumingMemoryBound(to: Double.self),
-                        acc.assumingMemoryBound(to: Double.self), products, executor, workspace.address)
-                }
-            }
-            let workspace = call.workspace(rz_attention_forward_workspace(p, 4, executor.pointee.workers))
-            return withOptionalPointer(products?.float32, keeping: workspace) { products in
-                rz_attention_forward_f32(
-                    p, &q, &k, &v, m.assumingMemoryBound(to: Float.self), l.assumingMemoryBound(to: Float.self),
-                    acc.assumingMemoryBound(to: Float.self), products, executor, workspace.address)
+            let isWide = problem.dtype == .float64
+            let workspace = call.workspace(
+                rz_attention_forward_workspace(p, isWide ? 8 : 4, executor.pointee.workers))
+            // An address alone would not keep the memory alive.
+            return withExtendedLifetime(workspace) {
+                isWide
+                    ? rz_attention_forward_f64(
+                        p, &q, &k, &v, m.assumingMemoryBound(to: Double.self),
+                        l.assumingMemoryBound(to: Double.self), acc.assumingMemoryBound(to: Double.self), executor,
+                        workspace.address)
+                    : rz_attention_forward_f32(
+                        p, &q, &k, &v, m.assumingMemoryBound(to: Float.self), l.assumingMemoryBound(to: Float.self),
+                        acc.assumingMemoryBound(to: Float.self), executor, workspace.address)
             }
         }
     }
@@ -68,7 +57,7 @@ public struct BlockwiseAttention: Sendable {
         dOut: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
         into gradients: inout AttentionGradients, _ problem: AttentionProblem
     ) throws -> Int {
-        let call = try KernelCall(q, k, v, problem)
+        let call = try KernelCall(q, k, v, problem, products)
         let upstream = KernelTensor(dOut)
         let (lse, delta) = (lse.detached.contiguous(), delta.detached.contiguous())
         gradients.q.makeUnique()
@@ -81,35 +70,23 @@ public struct BlockwiseAttention: Sendable {
         defer { withExtendedLifetime((upstream, lse, delta)) {} }
         return call.run { p, executor in
             var (g, q, k, v) = (upstream.view, call.q.view, call.k.view, call.v.view)
-            if problem.dtype == .float64 {
-                let workspace = call.workspace(rz_attention_backward_workspace(p, 8, executor.pointee.workers))
-                return withOptionalPointer(products?.float64, keeping: workspace) { products in
-                    rz_attention_backward_f64(
-                        p, &g, &q, &k, &v, lse.address.assumingMemoryBound(to: Double.self),
-                        delta.address.assumingMemoryBound(to: Double.self), dq.assumingMemoryBound(to: Double.self),
-                        dk.assumingMemoryBound(to: Double.self), dv.assumingMemoryBound(to: Double.self),
-                        dBias?.assumingMemoryBound(to: Double.self), biasStrides, products, executor, workspace.address)
-                }
-            }
-            let workspace = call.workspace(rz_attention_backward_workspace(p, 4, executor.pointee.workers))
-            return withOptionalPointer(products?.float32, keeping: workspace) { products in
-                rz_attention_backward_f32(
-                    p, &g, &q, &k, &v, lse.address.assumingMemoryBound(to: Double.self),
-                    delta.address.assumingMemoryBound(to: Float.self), dq.assumingMemoryBound(to: Float.self),
-                    dk.assumingMemoryBound(to: Float.self), dv.assumingMemoryBound(to: Float.self),
-                    dBias?.assumingMemoryBound(to: Float.self), biasStrides, products, executor, workspace.address)
+            let isWide = problem.dtype == .float64
+            let workspace = call.workspace(
+                rz_attention_backward_workspace(p, isWide ? 8 : 4, executor.pointee.workers))
+            let lse = lse.address.assumingMemoryBound(to: Double.self)
+            return withExtendedLifetime(workspace) {
+                isWide
+                    ? rz_attention_backward_f64(
+                        p, &g, &q, &k, &v, lse, delta.address.assumingMemoryBound(to: Double.self),
+                        dq.assumingMemoryBound(to: Double.self), dk.assumingMemoryBound(to: Double.self),
+                        dv.assumingMemoryBound(to: Double.self), dBias?.assumingMemoryBound(to: Double.self),
+                        biasStrides, executor, workspace.address)
+                    : rz_attention_backward_f32(
+                        p, &g, &q, &k, &v, lse, delta.address.assumingMemoryBound(to: Float.self),
+                        dq.assumingMemoryBound(to: Float.self), dk.assumingMemoryBound(to: Float.self),
+                        dv.assumingMemoryBound(to: Float.self), dBias?.assumingMemoryBound(to: Float.self),
+                        biasStrides, executor, workspace.address)
             }
         }
-    }
-}
-
-/// Calls `body` with a pointer to the value, where there is one, and keeps a tensor alive until it has returned: its address alone
-/// would not.
-private func withOptionalPointer<T, R>(
-    _ value: T?, keeping tensor: Tensor, _ body: (UnsafePointer<T>?) -> R
-) -> R {
-    withExtendedLifetime(tensor) {
-        guard var value else { return body(nil) }
-        return body(&value)
     }
 }

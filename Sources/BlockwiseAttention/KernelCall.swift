@@ -37,13 +37,16 @@ func broadcastStrides(_ tensor: Tensor) -> [Int64] {
 struct KernelCall {
     let q, k, v: KernelTensor
     private let problem: AttentionProblem
+    private let products: rz_attention_products
     private let device: CPUDevice
     private let batch: Int
     private let queryPositions, keyPositions: Tensor
     private let queryDocuments, keyDocuments: Tensor?
     private let bias: Tensor?
 
-    init(_ q: Tensor, _ k: Tensor, _ v: Tensor, _ problem: AttentionProblem) throws {
+    init(
+        _ q: Tensor, _ k: Tensor, _ v: Tensor, _ problem: AttentionProblem, _ products: rz_attention_products
+    ) throws {
         guard let device = q.device as? CPUDevice else {
             throw RingZooError(
                 .config, "this attention backend runs on the CPU, but its tensors are on \(q.device.name)")
@@ -51,6 +54,7 @@ struct KernelCall {
         problem.check(q: q, k: k, v: v)
         self.device = device
         self.problem = problem
+        self.products = products
         batch = q.shape[0]
         self.q = KernelTensor(q)
         self.k = KernelTensor(k)
@@ -98,6 +102,7 @@ struct KernelCall {
             p.dropout = dropout.probability
             p.dropout_seed = dropout.seed
         }
+        p.products = products
         var executor = rz_attention_executor(
             run: { pool, count, body, argument in rz_pool_run(OpaquePointer(pool!), count, body!, argument) },
             pool: UnsafeMutableRawPointer(device.pool.handle), workers: Int64(device.pool.workers))

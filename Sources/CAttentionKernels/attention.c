@@ -74,20 +74,18 @@ void rz_attention_exp2_f64(const double *x, double *y, int64_t count) {
 
 // MARK: plan
 
-static int64_t query_block_for(const rz_attention_problem *p, int64_t rows) {
-    return larger(1, smaller(rows / (p->heads / p->kv_heads), p->query_count));
-}
-
-int64_t rz_attention_key_block(void) { return KEY_BLOCK; }
-int64_t rz_attention_forward_query_block(const rz_attention_problem *p) { return query_block_for(p, FORWARD_ROWS); }
-int64_t rz_attention_backward_query_block(const rz_attention_problem *p) { return query_block_for(p, BACKWARD_ROWS); }
-
 typedef enum { FORWARD, BACKWARD } direction;
 
 // Sharing what is packed is worth less than work for every worker. Forward the rows of a unit do not see each other, so that the
 // number of workers may count; backward the share decides the order of sums in dQ, so that only the shapes may.
 static int64_t share_for(int64_t blocks, int64_t units_wanted) {
     return larger(1, smaller(MAXIMUM_SHARE, blocks / units_wanted));
+}
+
+// A library rounds a logit differently in products of another shape, and at logits of 1e4 one rounding shows in
+// P = exp(S - lse): with external products both directions cut the queries alike.
+static int64_t rows_of_a_block(const rz_attention_problem *p, direction way) {
+    return way == BACKWARD && !has_products(p) ? BACKWARD_ROWS : FORWARD_ROWS;
 }
 
 enum { UNITS_PER_WORKER = 8, BACKWARD_UNITS = 32 };
@@ -97,7 +95,7 @@ static attention_plan make_plan(const rz_attention_problem *p, size_t element_by
     plan.group = p->heads / p->kv_heads;
     const int64_t line = (int64_t)(64 / element_bytes);
     plan.padded_size = blocks_of(p->head_size, line) * line;
-    plan.query_block = query_block_for(p, way == FORWARD ? FORWARD_ROWS : BACKWARD_ROWS);
+    plan.query_block = larger(1, smaller(rows_of_a_block(p, way) / plan.group, p->query_count));
     plan.query_blocks = blocks_of(p->query_count, plan.query_block);
     plan.rows = blocks_of(plan.query_block * plan.group, ROW_TILE) * ROW_TILE;
     plan.key_blocks = blocks_of(p->key_count, KEY_BLOCK);
@@ -193,11 +191,11 @@ static void run_units(const rz_attention_executor *executor, int64_t count,
 
 static int64_t forward(const rz_attention_problem *p, size_t element_bytes, const rz_attention_tensor *q,
                        const rz_attention_tensor *k, const rz_attention_tensor *v, void *m, void *l, void *acc,
-                       const void *products, const rz_attention_executor *executor, void *memory) {
+                       const rz_attention_executor *executor, void *memory) {
     const int64_t workers = workers_of(executor);
     attention_plan plan = make_plan(p, element_bytes, FORWARD, workers);
     plan.q = *q, plan.k = *k, plan.v = *v;
-    plan.m = m, plan.l = l, plan.acc = acc, plan.products = products;
+    plan.m = m, plan.l = l, plan.acc = acc;
     const int64_t units = p->batch * p->kv_heads * plan.head_units;
     if (units == 0 || plan.key_blocks == 0) return 0;
     prepare(&plan, memory, element_bytes, FORWARD, workers);
@@ -208,16 +206,14 @@ static int64_t forward(const rz_attention_problem *p, size_t element_bytes, cons
 
 int64_t rz_attention_forward_f32(const rz_attention_problem *problem, const rz_attention_tensor *q,
                                  const rz_attention_tensor *k, const rz_attention_tensor *v, float *m, float *l,
-                                 float *acc, const rz_attention_products_f32 *products,
-                                 const rz_attention_executor *executor, void *workspace) {
-    return forward(problem, sizeof(float), q, k, v, m, l, acc, products, executor, workspace);
+                                 float *acc, const rz_attention_executor *executor, void *workspace) {
+    return forward(problem, sizeof(float), q, k, v, m, l, acc, executor, workspace);
 }
 
 int64_t rz_attention_forward_f64(const rz_attention_problem *problem, const rz_attention_tensor *q,
                                  const rz_attention_tensor *k, const rz_attention_tensor *v, double *m, double *l,
-                                 double *acc, const rz_attention_products_f64 *products,
-                                 const rz_attention_executor *executor, void *workspace) {
-    return forward(problem, sizeof(double), q, k, v, m, l, acc, products, executor, workspace);
+                                 double *acc, const rz_attention_executor *executor, void *workspace) {
+    return forward(problem, sizeof(double), q, k, v, m, l, acc, executor, workspace);
 }
 
 // MARK: backward
@@ -236,12 +232,10 @@ int64_t rz_attention_backward_f32(const rz_attention_problem *problem, const rz_
                                   const rz_attention_tensor *q, const rz_attention_tensor *k,
                                   const rz_attention_tensor *v, const double *lse, const float *delta, float *dq,
                                   float *dk, float *dv, float *dbias, const int64_t *dbias_strides,
-                                  const rz_attention_products_f32 *products, const rz_attention_executor *executor,
-                                  void *workspace) {
+                                  const rz_attention_executor *executor, void *workspace) {
     attention_plan plan = make_plan(problem, sizeof(float), BACKWARD, workers_of(executor));
     plan.q = *q, plan.k = *k, plan.v = *v, plan.dout = *dout, plan.lse = lse, plan.delta = delta;
     plan.dq = dq, plan.dk = dk, plan.dv = dv, plan.dbias = dbias, plan.dbias_strides = dbias_strides;
-    plan.products = products;
     return backward(plan, sizeof(float), executor, workspace);
 }
 
@@ -249,12 +243,10 @@ int64_t rz_attention_backward_f64(const rz_attention_problem *problem, const rz_
                                   const rz_attention_tensor *q, const rz_attention_tensor *k,
                                   const rz_attention_tensor *v, const double *lse, const double *delta, double *dq,
                                   double *dk, double *dv, double *dbias, const int64_t *dbias_strides,
-                                  const rz_attention_products_f64 *products, const rz_attention_executor *executor,
-                                  void *workspace) {
+                                  const rz_attention_executor *executor, void *workspace) {
     attention_plan plan = make_plan(problem, sizeof(double), BACKWARD, workers_of(executor));
     plan.q = *q, plan.k = *k, plan.v = *v, plan.dout = *dout, plan.lse = lse, plan.delta = delta;
     plan.dq = dq, plan.dk = dk, plan.dv = dv, plan.dbias = dbias, plan.dbias_strides = dbias_strides;
-    plan.products = products;
     return backward(plan, sizeof(double), executor, workspace);
 }
 

@@ -35,7 +35,6 @@ typedef struct {
     const void *delta;
     void *dq, *dk, *dv, *dbias;
     const int64_t *dbias_strides;
-    const void *products;                    // rz_attention_products_f32 / _f64 or NULL
 
     int64_t group;                           // query heads of one kv head
     int64_t padded_size;                     // D up to a multiple of 64 bytes
@@ -76,6 +75,8 @@ static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t blocks_of(int64_t count, int64_t block) { return (count + block - 1) / block; }
 static inline size_t whole_lines(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
+static inline bool has_products(const rz_attention_problem *p) { return p->products.float32 != NULL; }
 
 // What the mask makes of a block of queries against a block of keys. Exact for SKIPPED and FULL; a pair whose keys are
 // all invisible for reasons that the ranges do not show is PARTIAL.

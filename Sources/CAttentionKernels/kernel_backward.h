@@ -225,7 +225,7 @@ static void gather_queries(backward_scratch *s, const attention_plan *plan, int6
     memset(s->q + rows * width, 0, sizeof(real) * (size_t)((tiles - rows) * width));
     memset(s->dout + rows * width, 0, sizeof(real) * (size_t)((tiles - rows) * width));
     memset(s->dq, 0, sizeof(real) * (size_t)(tiles * width));
-    if (!plan->products) {
+    if (!has_products(p)) {
         pack_columns(s->qp, s->q, 0, tiles, tiles, width);
         pack_columns(s->doutp, s->dout, 0, tiles, tiles, width);
     }
@@ -248,7 +248,7 @@ static void open_keys(backward_scratch *s, key_block *block, const attention_pla
     const int64_t k_at = batch * k->batch_stride + kv_head * k->head_stride + first * k->token_stride;
     const int64_t v_at = batch * v->batch_stride + kv_head * v->head_stride + first * v->token_stride;
     find_keys(block->keys, plan, batch, index);
-    if (plan->products) {
+    if (has_products(plan->problem)) {
         pack_rows(block->k, k, k_at, block->keys->count, KEY_BLOCK, size, width, 1);
         pack_rows(block->v, v, v_at, block->keys->count, KEY_BLOCK, size, width, 1);
     } else {
@@ -267,19 +267,19 @@ static void open_keys(backward_scratch *s, key_block *block, const attention_pla
 
 static void backward_pair(backward_scratch *s, key_block *block, const attention_plan *plan, const term_facts *terms,
                           bool partial) {
-    const external_products *external = plan->products;
     const int64_t width = plan->padded_size, count = block->keys->count, rows = s->count, tiles = s->tiles;
     partial = partial || count < KEY_BLOCK;
     if (partial) find_visible(s->visible, s->rows, tiles, block->keys, terms->documents);
-    if (external) {
+    if (has_products(plan->problem)) {
+        __auto_type multiply = plan->problem->products.EXTERNAL_PRODUCT;
         for (int64_t row = 0; row < tiles; row += ROW_TILE) s->any[row / ROW_TILE] = (index_range){0, KEY_BLOCK};
-        external->multiply_transposed(rows, KEY_BLOCK, width, s->q, width, block->k, width, s->p, ROW_PITCH);
-        external->multiply_transposed(rows, KEY_BLOCK, width, s->dout, width, block->v, width, s->ds, ROW_PITCH);
+        multiply(RZ_PLAIN, RZ_TRANSPOSED, rows, KEY_BLOCK, width, s->q, width, block->k, width, 0, s->p, ROW_PITCH);
+        multiply(RZ_PLAIN, RZ_TRANSPOSED, rows, KEY_BLOCK, width, s->dout, width, block->v, width, 0, s->ds, ROW_PITCH);
         probability_rows(s, block->keys, terms, partial);
         logit_gradient_rows(s, block->keys, terms, plan->dbias != NULL);
-        external->add_transposed_multiply(count, width, rows, s->p, ROW_PITCH, s->dout, width, block->dv, width);
-        external->add_transposed_multiply(count, width, rows, s->ds, ROW_PITCH, s->q, width, block->dk, width);
-        external->add_multiply(rows, width, count, s->ds, ROW_PITCH, block->k, width, s->dq, width);
+        multiply(RZ_TRANSPOSED, RZ_PLAIN, count, width, rows, s->p, ROW_PITCH, s->dout, width, 1, block->dv, width);
+        multiply(RZ_TRANSPOSED, RZ_PLAIN, count, width, rows, s->ds, ROW_PITCH, s->q, width, 1, block->dk, width);
+        multiply(RZ_PLAIN, RZ_PLAIN, rows, width, count, s->ds, ROW_PITCH, block->k, width, 1, s->dq, width);
         return;
     }
     find_ranges(s->any, s->every, partial ? s->visible : NULL, tiles, block->keys);

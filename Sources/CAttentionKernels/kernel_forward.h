@@ -215,7 +215,7 @@ static void gather_keys(forward_scratch *s, const attention_plan *plan, int64_t 
     const rz_attention_tensor *k = &plan->k, *v = &plan->v;
     const int64_t k_at = batch * k->batch_stride + kv_head * k->head_stride + first * k->token_stride;
     const int64_t v_at = batch * v->batch_stride + kv_head * v->head_stride + first * v->token_stride;
-    if (plan->products) {
+    if (has_products(plan->problem)) {
         pack_rows(s->k, k, k_at, count, KEY_BLOCK, size, width, 1);
         pack_rows(s->v, v, v_at, count, KEY_BLOCK, size, width, 1);
     } else {
@@ -226,16 +226,17 @@ static void gather_keys(forward_scratch *s, const attention_plan *plan, int64_t 
 
 static void forward_pair(forward_scratch *s, query_block *block, const attention_plan *plan, const term_facts *terms,
                          bool partial) {
-    const external_products *external = plan->products;
     const int64_t width = plan->padded_size, count = s->keys->count;
     partial = partial || count < KEY_BLOCK;   // the missing keys are masked like any other
     if (partial) find_visible(s->visible, block->rows, block->tiles, s->keys, terms->documents);
-    if (external) {
+    if (has_products(plan->problem)) {
+        __auto_type multiply = plan->problem->products.EXTERNAL_PRODUCT;
         for (int64_t row = 0; row < block->tiles; row += ROW_TILE)
             s->any[row / ROW_TILE] = (index_range){0, KEY_BLOCK};
-        external->multiply_transposed(block->count, KEY_BLOCK, width, block->q, width, s->k, width, s->p, ROW_PITCH);
+        multiply(RZ_PLAIN, RZ_TRANSPOSED, block->count, KEY_BLOCK, width, block->q, width, s->k, width, 0, s->p,
+                 ROW_PITCH);
         softmax_rows(s, block, width, terms, partial);
-        external->add_multiply(block->count, width, count, s->p, ROW_PITCH, s->v, width, block->o, width);
+        multiply(RZ_PLAIN, RZ_PLAIN, block->count, width, count, s->p, ROW_PITCH, s->v, width, 1, block->o, width);
         return;
     }
     find_ranges(s->any, s->every, partial ? s->visible : NULL, block->tiles, s->keys);

@@ -26,7 +26,7 @@
 #if defined(KERNEL_FLOAT)
 typedef float real;
 typedef int32_t real_bits;
-typedef rz_attention_products_f32 external_products;
+#define EXTERNAL_PRODUCT float32
 #define MANTISSA_BITS 23
 #define EXPONENT_BIAS 127
 #define ROUNDER 0x1.8p23f         // adding it leaves the rounded integer in the low bits
@@ -39,7 +39,7 @@ typedef rz_attention_products_f32 external_products;
 #else
 typedef double real;
 typedef int64_t real_bits;
-typedef rz_attention_products_f64 external_products;
+#define EXTERNAL_PRODUCT float64
 #define MANTISSA_BITS 52
 #define EXPONENT_BIAS 1023
 #define ROUNDER 0x1.8p52

@@ -16,6 +16,7 @@ public struct Trainer<Model: LanguageModel>: Sendable {
     public private(set) var step = 0
     /// Updates skipped because something was not finite.
     public private(set) var skipped = 0
+    private var skippedInARow = 0
     public let plan: TrainingPlan
     public let communicator: any Communicator
     private let attention: any AttentionBackend
@@ -52,7 +53,8 @@ public struct Trainer<Model: LanguageModel>: Sendable {
     }
 
     /// One update.
-    /// - Throws: a device's or a peer's failure, and with `.stop` a loss or gradient that is not finite, naming the step.
+    /// - Throws: a device's or a peer's failure, and a loss or gradient that is not finite, naming the step: with `.stop` the first,
+    ///   with `.skip` the one that makes `TrainingPlan.skipLimit` in a row.
     public mutating func takeStep() throws -> Report {
         var accumulation = GradientAccumulation<Model>()
         var (lossSum, targets, tokens) = (0.0, 0, 0)
@@ -84,18 +86,22 @@ public struct Trainer<Model: LanguageModel>: Sendable {
             step: step, loss: loss, gradientNorm: norm, rate: rate, targets: targets, tokens: tokens, skipped: false)
         // Every rank has the same sums, so all decide alike.
         if !loss.isFinite || !norm.isFinite {
-            if plan.onNonFinite == .stop {
+            skipped += 1
+            skippedInARow += 1
+            if plan.onNonFinite == .stop || skippedInARow == TrainingPlan.skipLimit {
                 throw RingZooError(
-                    .failed, "step \(step): the \(loss.isFinite ? "gradient" : "loss") is not finite (loss \(loss))",
+                    .failed,
+                    "step \(step): the \(loss.isFinite ? "gradient" : "loss") is not finite (loss \(loss))"
+                        + (skippedInARow > 1 ? ", like those of the \(skippedInARow - 1) steps before" : ""),
                     tried: [
-                        "the last checkpoint is from before; lower optimizer.rate, check the data,"
-                            + " or set run.onNonFinite: skip"
+                        "the last checkpoint is from before; lower optimizer.rate, check the data"
+                            + (plan.onNonFinite == .stop ? ", or set run.onNonFinite: skip" : "")
                     ])
             }
-            skipped += 1
             report.skipped = true
             return report
         }
+        skippedInARow = 0
         optimizer.update(
             &model, gradient: consume gradient, rate: rate,
             gradientScale: clippingScale(norm: norm, limit: plan.clip) / count)

@@ -7,9 +7,12 @@ public struct TrainingPlan: Sendable {
     public enum OnNonFinite: Sendable {
         /// The run ends with an error that names the step; the last good checkpoint stays.
         case stop
-        /// The step changes nothing, and is counted.
+        /// The step changes nothing, and is counted; the run ends with an error after `skipLimit` such steps in a row.
         case skip
     }
+
+    /// Skipped steps in a row after which a run ends: weights and data that give nothing finite so often do not get better.
+    public static let skipLimit = 10
 
     /// Steps of the whole schedule.
     public var steps: Int

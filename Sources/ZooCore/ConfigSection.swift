@@ -19,7 +19,8 @@ public struct ConfigSection: Sendable {
     private var known: Set<String> = []
 
     /// Throws where the tree is not a mapping; nothing at all (`data:`) is an empty section.
-    public init(_ tree: ConfigTree, name: String) throws {
+    /// - Parameter readBefore: keys that somebody else has read from the section already, for messages about unknown ones.
+    public init(_ tree: ConfigTree, name: String, readBefore: Set<String> = []) throws {
         guard let entries = tree.entries else {
             let what = name.isEmpty ? "the config" : name
             throw configError(tree.place, "\(what) must be a section of keys, not \(tree.written)")
@@ -27,6 +28,7 @@ public struct ConfigSection: Sendable {
         self.name = name
         self.place = tree.place
         self.entries = entries
+        known = readBefore
     }
 
     /// The tree of a key, as it was written; nil where the key is not there. The key counts as known from then on.

@@ -14,7 +14,7 @@ public struct Evaluation: Sendable {
     /// Batches to read at most; nil for all.
     public var limit: Int?
     /// What was decided for the user, one line each.
-    public var notes: [String] { run.notes }
+    public let notes: [String]
     private let run: TrainingRun
     private let threads: Int?
 
@@ -38,12 +38,14 @@ public struct Evaluation: Sendable {
     /// - Parameter threads: worker threads over all ranks; nil for one per core.
     /// - Throws: `.config`, `.missingInput`, `.corruptInput`, naming what is at fault; `.config` where the data has no validation part.
     public init(_ config: RunConfig, checkpoint: String, limit: Int? = nil, in zoo: Zoo, threads: Int? = nil) throws {
+        let described = config.model
         var config = config
         // Sizes in the config are those of a model to be made; this one is there already.
         config.model.from = checkpoint
         config.model.preset = nil
         config.model.fields = .mapping([])
         run = try TrainingRun(config, in: zoo, threads: threads)
+        notes = run.notes + Self.unused(described, checkpoint, run.blueprint, run.family)
         if run.dataset.evaluationTokenCount == 0 {
             let place = config.place(of: "data.validation").map { "\($0): " } ?? ""
             throw RingZooError(
@@ -56,6 +58,20 @@ public struct Evaluation: Sendable {
         self.checkpoint = checkpoint
         self.limit = limit
         self.threads = threads
+    }
+
+    /// A line that says so where the config describes another model than the checkpoint holds.
+    private static func unused(
+        _ section: ModelSection, _ checkpoint: String, _ blueprint: any ModelBlueprint, _ family: any ModelFamily
+    ) -> [String] {
+        let stored = blueprint.fields
+        let fields = section.preset == nil ? section.fields.over(stored) : section.fields
+        // Fields that make no model are none of the checkpoint's either: they are not used, whatever they say.
+        guard let other = try? family.blueprint(preset: section.preset, fields: fields).fields else { return [] }
+        let differing = (other.entries ?? []).filter { $0.value != stored[$0.key] }.map { entry in
+            "\(entry.key) \(stored[entry.key]?.written ?? "none") (\(entry.value.written) in the config)"
+        }
+        return differing.isEmpty ? [] : ["model: that of \(checkpoint), \(differing.joined(separator: ", "))"]
     }
 
     /// Tokens there are to read, about: padding is not counted.

@@ -43,6 +43,13 @@ extension ModelSection {
     }
 }
 
+extension ConfigSection {
+    /// What `model` has beside name, preset and from: the size fields, for the model's own decoder.
+    public init(modelFields fields: ConfigTree) throws {
+        try self.init(fields, name: "model", readBefore: ["name", "preset", "from"])
+    }
+}
+
 extension AttentionSection {
     init(_ section: inout ConfigSection) throws {
         backend = try section.text("backend", default: "auto")

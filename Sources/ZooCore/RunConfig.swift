@@ -29,13 +29,8 @@ public struct ModelSection: Sendable, Hashable {
     public var preset: String?
     /// A checkpoint whose weights the run starts from.
     public var from: String?
-    /// The size fields as they were written; the model decodes them (`section(over:)`).
+    /// The size fields as they were written; the model decodes them (`ConfigSection(modelFields:)`).
     public var fields: ConfigTree
-
-    /// The model's own keys, for its decoder: the fields written here over those of a preset.
-    public func section(over preset: ConfigTree? = nil) throws -> ConfigSection {
-        try ConfigSection(preset.map { fields.over($0) } ?? fields, name: "model")
-    }
 }
 
 /// `attention`: who computes it, and how the sequence is cut.
@@ -168,7 +163,7 @@ public struct RunSection: Sendable, Hashable {
     /// What a loss or gradient that is not a finite number leads to.
     public enum OnNonFinite: String, Sendable, Hashable, CaseIterable {
         case stop
-        /// The step changes nothing.
+        /// The step changes nothing; ten such steps in a row end the run.
         case skip
     }
 

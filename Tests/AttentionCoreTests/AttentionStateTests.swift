@@ -1,4 +1,5 @@
 import AttentionCore
+import ConformanceKit
 import TensorCore
 import Testing
 

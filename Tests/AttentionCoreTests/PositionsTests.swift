@@ -1,4 +1,5 @@
 import AttentionCore
+import ConformanceKit
 import Foundation
 import Testing
 

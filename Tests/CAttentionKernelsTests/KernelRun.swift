@@ -1,150 +1,38 @@
 import CAttentionKernels
-import COpenBLAS
 import Foundation
 import Synchronization
 
-/// The two compute types of the kernels.
+/// The two compute types of the kernels, and their entry points.
 protocol KernelReal: BinaryFloatingPoint, Sendable {
-    static func forward(
-        _ problem: rz_attention_problem, _ q: rz_attention_tensor, _ k: rz_attention_tensor, _ v: rz_attention_tensor,
-        _ m: UnsafeMutablePointer<Self>, _ l: UnsafeMutablePointer<Self>, _ acc: UnsafeMutablePointer<Self>, blas: Bool,
-        _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
-    ) -> Int64
-    static func backward(
-        _ problem: rz_attention_problem, _ dout: rz_attention_tensor, _ q: rz_attention_tensor,
-        _ k: rz_attention_tensor,
-        _ v: rz_attention_tensor, _ lse: [Double], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
-        _ dk: UnsafeMutablePointer<Self>, _ dv: UnsafeMutablePointer<Self>, _ dbias: UnsafeMutablePointer<Self>?,
-        _ dbiasStrides: [Int64], blas: Bool, _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
-    ) -> Int64
+    typealias Tensor = UnsafePointer<rz_attention_tensor>?
+    typealias Values = UnsafeMutablePointer<Self>?
+
+    static var forward:
+        (
+            UnsafePointer<rz_attention_problem>?, Tensor, Tensor, Tensor, Values, Values, Values,
+            UnsafePointer<rz_attention_executor>?, UnsafeMutableRawPointer?
+        ) -> Int64
+    { get }
+    static var backward:
+        (
+            UnsafePointer<rz_attention_problem>?, Tensor, Tensor, Tensor, Tensor, UnsafePointer<Double>?,
+            UnsafePointer<Self>?, Values, Values, Values, Values, UnsafePointer<Int64>?,
+            UnsafePointer<rz_attention_executor>?, UnsafeMutableRawPointer?
+        ) -> Int64
+    { get }
     static var tolerance: (absolute: Double, relative: Double) { get }
 }
 
 extension Float: KernelReal {
-    static var tolerance: (absolute: Double, relative: Double) { (2e-6, 1e-5) }
-
-    static var blasProducts: rz_attention_products_f32 {
-        rz_attention_products_f32(
-            multiply_transposed: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_sgemm(
-                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb),
-                    0, c, Int32(ldc))
-            },
-            add_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_sgemm(
-                    CblasRowMajor, CblasNoTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb), 1, c, Int32(ldc))
-            },
-            add_transposed_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_sgemm(
-                    CblasRowMajor, CblasTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb),
-                    1, c, Int32(ldc))
-            })
-    }
-
-    static func forward(
-        _ problem: rz_attention_problem, _ q: rz_attention_tensor, _ k: rz_attention_tensor, _ v: rz_attention_tensor,
-        _ m: UnsafeMutablePointer<Self>, _ l: UnsafeMutablePointer<Self>, _ acc: UnsafeMutablePointer<Self>, blas: Bool,
-        _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
-    ) -> Int64 {
-        withUnsafePointer(to: blasProducts) { products in
-            withArguments(problem, q, k, v, executor) {
-                rz_attention_forward_f32($0, $1, $2, $3, m, l, acc, blas ? products : nil, $4, workspace)
-            }
-        }
-    }
-
-    static func backward(
-        _ problem: rz_attention_problem, _ dout: rz_attention_tensor, _ q: rz_attention_tensor,
-        _ k: rz_attention_tensor,
-        _ v: rz_attention_tensor, _ lse: [Double], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
-        _ dk: UnsafeMutablePointer<Self>, _ dv: UnsafeMutablePointer<Self>, _ dbias: UnsafeMutablePointer<Self>?,
-        _ dbiasStrides: [Int64], blas: Bool, _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
-    ) -> Int64 {
-        var dout = dout
-        return withUnsafePointer(to: blasProducts) { products in
-            withArguments(problem, q, k, v, executor) {
-                rz_attention_backward_f32(
-                    $0, &dout, $1, $2, $3, lse, delta, dq, dk, dv, dbias, dbiasStrides, blas ? products : nil, $4,
-                    workspace)
-            }
-        }
-    }
+    static let tolerance = (absolute: 2e-6, relative: 1e-5)
+    static let forward = rz_attention_forward_f32
+    static let backward = rz_attention_backward_f32
 }
 
 extension Double: KernelReal {
-    static var tolerance: (absolute: Double, relative: Double) { (1e-12, 0) }
-
-    static var blasProducts: rz_attention_products_f64 {
-        rz_attention_products_f64(
-            multiply_transposed: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_dgemm(
-                    CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb),
-                    0, c, Int32(ldc))
-            },
-            add_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_dgemm(
-                    CblasRowMajor, CblasNoTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb), 1, c, Int32(ldc))
-            },
-            add_transposed_multiply: { m, n, k, a, lda, b, ldb, c, ldc in
-                cblas_dgemm(
-                    CblasRowMajor, CblasTrans, CblasNoTrans, Int32(m), Int32(n), Int32(k), 1, a, Int32(lda), b,
-                    Int32(ldb),
-                    1, c, Int32(ldc))
-            })
-    }
-
-    static func forward(
-        _ problem: rz_attention_problem, _ q: rz_attention_tensor, _ k: rz_attention_tensor, _ v: rz_attention_tensor,
-        _ m: UnsafeMutablePointer<Self>, _ l: UnsafeMutablePointer<Self>, _ acc: UnsafeMutablePointer<Self>, blas: Bool,
-        _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
-    ) -> Int64 {
-        withUnsafePointer(to: blasProducts) { products in
-            withArguments(problem, q, k, v, executor) {
-                rz_attention_forward_f64($0, $1, $2, $3, m, l, acc, blas ? products : nil, $4, workspace)
-            }
-        }
-    }
-
-    static func backward(
-        _ problem: rz_attention_problem, _ dout: rz_attention_tensor, _ q: rz_attention_tensor,
-        _ k: rz_attention_tensor,
-        _ v: rz_attention_tensor, _ lse: [Double], _ delta: [Self], _ dq: UnsafeMutablePointer<Self>,
-        _ dk: UnsafeMutablePointer<Self>, _ dv: UnsafeMutablePointer<Self>, _ dbias: UnsafeMutablePointer<Self>?,
-        _ dbiasStrides: [Int64], blas: Bool, _ executor: rz_attention_executor, _ workspace: UnsafeMutableRawPointer
-    ) -> Int64 {
-        var dout = dout
-        return withUnsafePointer(to: blasProducts) { products in
-            withArguments(problem, q, k, v, executor) {
-                rz_attention_backward_f64(
-                    $0, &dout, $1, $2, $3, lse, delta, dq, dk, dv, dbias, dbiasStrides, blas ? products : nil, $4,
-                    workspace)
-            }
-        }
-    }
-}
-
-private func withArguments<R>(
-    _ problem: rz_attention_problem, _ q: rz_attention_tensor, _ k: rz_attention_tensor, _ v: rz_attention_tensor,
-    _ executor: rz_attention_executor,
-    _ body: (
-        UnsafePointer<rz_attention_problem>, UnsafePointer<rz_attention_tensor>, UnsafePointer<rz_attention_tensor>,
-        UnsafePointer<rz_attention_tensor>, UnsafePointer<rz_attention_executor>
-    ) -> R
-) -> R {
-    withUnsafePointer(to: problem) { problem in
-        withUnsafePointer(to: q) { q in
-            withUnsafePointer(to: k) { k in
-                withUnsafePointer(to: v) { v in
-                    withUnsafePointer(to: executor) { body(problem, q, k, v, $0) }
-                }
-            }
-        }
-    }
+    static let tolerance = (absolute: 1e-12, relative: 0.0)
+    static let forward = rz_attention_forward_f64
+    static let backward = rz_attention_backward_f64
 }
 
 /// What the kernels made of a case.
@@ -164,8 +52,8 @@ struct KernelRun<Real: KernelReal> {
 
     /// Runs forward over `splits` of the keys in their order (all keys at once by default), then backward over the same.
     init(
-        _ c: AttentionCase, _: Real.Type, splits: [Range<Int>]? = nil, workers: Int = 1, blas: Bool = false,
-        withOracle: Bool = true
+        _ c: AttentionCase, _: Real.Type, splits: [Range<Int>]? = nil, workers: Int = 1,
+        products: rz_attention_products = .init(), withOracle: Bool = true
     ) {
         let shape = (c.batch, c.heads, c.queries, c.size)
         let keyShape = (c.batch, c.kvHeads, c.keys, c.size)
@@ -187,14 +75,12 @@ struct KernelRun<Real: KernelReal> {
             run: runOnThreads, pool: UnsafeMutableRawPointer(bitPattern: workers), workers: Int64(workers))
 
         for split in splits {
-            withProblem(c, split, bias) { problem in
-                let bytes = withUnsafePointer(to: problem) {
-                    rz_attention_forward_workspace($0, MemoryLayout<Real>.size, Int64(workers))
-                }
+            withProblem(c, split, bias, products) { problem in
+                let bytes = rz_attention_forward_workspace(problem, MemoryLayout<Real>.size, Int64(workers))
                 withWorkspace(bytes) {
                     forwardPairs += Real.forward(
-                        problem, q.view(), k.view(from: split.lowerBound), v.view(from: split.lowerBound), &m, &l, &acc,
-                        blas: blas, executor, $0)
+                        problem, [q.view()], [k.view(from: split.lowerBound)], [v.view(from: split.lowerBound)],
+                        &m, &l, &acc, [executor], $0)
                 }
             }
         }
@@ -206,17 +92,14 @@ struct KernelRun<Real: KernelReal> {
         for split in splits {
             var part = [Real](repeating: 0, count: c.batch * c.kvHeads * split.count * c.size)
             var vPart = part
-            withProblem(c, split, bias) { problem in
-                let bytes = withUnsafePointer(to: problem) {
-                    rz_attention_backward_workspace($0, MemoryLayout<Real>.size, Int64(workers))
-                }
+            withProblem(c, split, bias, products) { problem in
+                let bytes = rz_attention_backward_workspace(problem, MemoryLayout<Real>.size, Int64(workers))
                 withWorkspace(bytes) { workspace in
                     dbias.withUnsafeMutableBufferPointer { dbias in
                         backwardPairs += Real.backward(
-                            problem, dout.view(), q.view(), k.view(from: split.lowerBound),
-                            v.view(from: split.lowerBound),
-                            lse, delta, &dq, &part, &vPart, c.bias == nil ? nil : dbias.baseAddress, c.biasStrides,
-                            blas: blas, executor, workspace)
+                            problem, [dout.view()], [q.view()], [k.view(from: split.lowerBound)],
+                            [v.view(from: split.lowerBound)], lse, delta, &dq, &part, &vPart,
+                            c.bias == nil ? nil : dbias.baseAddress, c.biasStrides, [executor], workspace)
                     }
                 }
             }
@@ -274,9 +157,11 @@ private func withWorkspace(_ bytes: Int, _ body: (UnsafeMutableRawPointer) -> Vo
 }
 
 private func withProblem<Real: KernelReal>(
-    _ c: AttentionCase, _ keys: Range<Int>, _ bias: [Real]?, _ body: (rz_attention_problem) -> Void
+    _ c: AttentionCase, _ keys: Range<Int>, _ bias: [Real]?, _ products: rz_attention_products,
+    _ body: (UnsafePointer<rz_attention_problem>) -> Void
 ) {
     var problem = rz_attention_problem()
+    problem.products = products
     problem.batch = Int64(c.batch)
     problem.heads = Int64(c.heads)
     problem.kv_heads = Int64(c.kvHeads)
@@ -307,7 +192,7 @@ private func withProblem<Real: KernelReal>(
                             }
                             if c.slopes != nil { problem.alibi_slopes = slopes.baseAddress }
                             if c.bias != nil { problem.bias = UnsafeRawPointer(bias.baseAddress) }
-                            body(problem)
+                            body(&problem)
                         }
                     }
                 }

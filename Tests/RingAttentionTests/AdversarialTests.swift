@@ -14,21 +14,13 @@ import Testing
                 for layout in SequenceLayout.allCases {
                     let outcome = try AttentionOutcome(input, ranks: ranks, layout: layout, local.ring)
                     let violations = truth.violations(outcome)
-                    let report = "\(local), \(ranks) ranks, \(layout):\n\(violations.joined(separator: "\n"))"
-                    withKnownIssue(Self.productsDependOnShapes, isIntermittent: true) {
-                        #expect(violations.isEmpty, "\(report)")
-                    } when: {
-                        local == .blas && input.name == "one-hot rows"
-                    }
+                    #expect(
+                        violations.isEmpty,
+                        "\(local), \(ranks) ranks, \(layout):\n\(violations.joined(separator: "\n"))")
                 }
             }
         }
     }
-
-    private static let productsDependOnShapes: Comment = """
-        OpenBLAS may round a logit differently in blocks of other shapes, and the backward's blocks are not the forward's: at \
-        logits of 1e4, P = exp(S - lse) of a one-hot row is then off by the rounding of S. The kernels' own products are not.
-        """
 
     /// Ranks without a token take part in every hop and change nothing.
     @Test(arguments: LocalKernel.allCases)

@@ -1,6 +1,7 @@
 import AttentionCore
 import ConformanceKit
 import DistributedCore
+import Synchronization
 import TensorCore
 import Testing
 
@@ -47,6 +48,23 @@ import Testing
             #expect(report.holds, "\(options.map { "\($0)" }.sorted()): \(report)")
         }
         #expect(count > 256 * 40)
+    }
+
+    /// A bias that nobody differentiates (a mask, positions) costs no gradient of its size.
+    @Test(arguments: [false, true])
+    func onlyATrackedBiasGetsAGradient(_ isTracked: Bool) throws {
+        let input = AttentionCase(
+            "bias", heads: 2, length: 5, headSize: 2, Self.terms([.bias], biasAxes: 0b1111))
+        let inputs = input.inputs(on: CPUDevice(threads: 1))
+        let bias = inputs.problem.mask.bias!
+        let probe = BiasGradientProbe(inner: LocalKernel.cpu.backend)
+        let gradients = try valueAndGradient(at: [inputs.q] + (isTracked ? [bias] : [])) { x in
+            var problem = inputs.problem
+            problem.mask.bias = isTracked ? x[1] : bias
+            return try attend(x[0], inputs.k, inputs.v, problem, on: probe).sum()
+        }.gradients
+        #expect(probe.wasAsked.list == [isTracked])
+        #expect(gradients.count == (isTracked ? 2 : 1))
     }
 
     /// The same through the tape on a ring: every rank differentiates the sum over its own rows, and the parts make the whole.
@@ -134,5 +152,34 @@ import Testing
         if let bias = mask.bias { found["bias"] = differences(bias) { loss(q, k, v, $0, mask.sinks) } }
         if let sinks = mask.sinks { found["sinks"] = differences(sinks) { loss(q, k, v, mask.bias, $0) } }
         return found
+    }
+}
+
+/// Notes of each backward call whether it is to make a gradient of the bias.
+private struct BiasGradientProbe: AttentionBackend {
+    let inner: any AttentionBackend
+    let wasAsked = Answers()
+    var name: String { inner.name }
+
+    /// One a call.
+    final class Answers: Sendable {
+        private let all = Mutex<[Bool]>([])
+        var list: [Bool] { all.withLock { $0 } }
+        func append(_ answer: Bool) { all.withLock { $0.append(answer) } }
+    }
+
+    func unsupportedReasons(_ problem: AttentionProblem) -> [String] { inner.unsupportedReasons(problem) }
+
+    func forward(
+        q: Tensor, k: Tensor, v: Tensor, into state: inout AttentionState, _ problem: AttentionProblem
+    ) throws { try inner.forward(q: q, k: k, v: v, into: &state, problem) }
+
+    func backward(
+        dOut: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
+        into gradients: inout AttentionGradients, _ problem: AttentionProblem
+    ) throws {
+        wasAsked.append(gradients.bias != nil)
+        try inner.backward(
+            dOut: dOut, q: q, k: k, v: v, lse: lse, delta: delta, into: &gradients, problem)
     }
 }

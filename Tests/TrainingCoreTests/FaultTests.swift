@@ -3,6 +3,7 @@ import Foundation
 import Synchronization
 import TensorCore
 import Testing
+import TrainingCore
 
 /// A rank that fails, and numbers that are not finite.
 @Suite struct FaultTests {
@@ -106,5 +107,25 @@ import Testing
             return trainer.contents
         }
         for other in ended { #expect(differences(other, ended[0]) == []) }
+    }
+
+    /// A run that skips for ever would never say that it learns nothing.
+    @Test func skippingEndsAfterTenInARow() throws {
+        let limit = TrainingPlan.skipLimit
+        // Steps of 4 calls; one good step lies between two bad stretches, the first of which is one short of the limit.
+        let bad = [1...4 * (limit - 1), 4 * limit + 1...8 * limit]
+        let job = try Job("attention.backend=cpu", "run.onNonFinite=skip")
+        let error = fault {
+            try job.onRanks(wrap: { backend, _ in
+                bad.reduce(backend) { FaultyAttention($0, calls: $1, .notANumber) }
+            }) { trainer, _ in
+                let reports = try trainer.run(2 * limit - 1)
+                #expect(reports.map(\.skipped) == (1...2 * limit - 1).map { $0 != limit })
+                _ = try trainer.stepOnce()
+            }
+        }
+        #expect(error?.code == .failed)
+        #expect(error?.message.hasPrefix("step \(2 * limit): ") == true)
+        #expect(error?.message.hasSuffix("like those of the \(limit - 1) steps before") == true)
     }
 }

@@ -2,7 +2,7 @@ import AttentionCore
 import Synchronization
 import TensorCore
 
-/// A backend that does something else at its n-th call, forward and backward counted together from 1.
+/// A backend that does something else at some of its calls, forward and backward counted together from 1.
 struct FaultyAttention: AttentionBackend {
     enum Fault: Sendable {
         /// Throws an `InjectedFault`.
@@ -12,15 +12,17 @@ struct FaultyAttention: AttentionBackend {
     }
 
     let inner: any AttentionBackend
-    let call: Int
+    let faulty: ClosedRange<Int>
     let fault: Fault
     private let calls = Counter()
 
     var name: String { inner.name }
 
-    init(_ inner: any AttentionBackend, call: Int, _ fault: Fault) {
+    init(_ inner: any AttentionBackend, call: Int, _ fault: Fault) { self.init(inner, calls: call...call, fault) }
+
+    init(_ inner: any AttentionBackend, calls: ClosedRange<Int>, _ fault: Fault) {
         self.inner = inner
-        self.call = call
+        faulty = calls
         self.fault = fault
     }
 
@@ -30,8 +32,8 @@ struct FaultyAttention: AttentionBackend {
         q: Tensor, k: Tensor, v: Tensor, into state: inout AttentionState, _ problem: AttentionProblem
     ) throws {
         let now = calls.next()
-        if now == call, case .throws = fault { throw InjectedFault(call: now) }
-        try inner.forward(q: now == call ? q * Double.nan : q, k: k, v: v, into: &state, problem)
+        if faulty.contains(now), case .throws = fault { throw InjectedFault(call: now) }
+        try inner.forward(q: faulty.contains(now) ? q * Double.nan : q, k: k, v: v, into: &state, problem)
     }
 
     func backward(
@@ -39,9 +41,10 @@ struct FaultyAttention: AttentionBackend {
         into gradients: inout AttentionGradients, _ problem: AttentionProblem
     ) throws {
         let now = calls.next()
-        if now == call, case .throws = fault { throw InjectedFault(call: now) }
+        if faulty.contains(now), case .throws = fault { throw InjectedFault(call: now) }
         try inner.backward(
-            dOut: now == call ? dOut * Double.nan : dOut, q: q, k: k, v: v, lse: lse, delta: delta, into: &gradients,
+            dOut: faulty.contains(now) ? dOut * Double.nan : dOut, q: q, k: k, v: v, lse: lse, delta: delta,
+            into: &gradients,
             problem)
     }
 }

@@ -82,11 +82,17 @@ struct RunConfigTests {
     @Test func modelFieldsStayRawAndLieOverThePreset() throws {
         let config = try config(shortest, ["model.layers=6", "model.tied=no"])
         let preset = try ConfigTree(yaml: "{layers: 2, width: 64}", source: "byte-25m")
-        var section = try config.model.section(over: preset)
+        var section = try ConfigSection(modelFields: config.model.fields.over(preset))
         #expect(try section.integer("layers") == 6)
         #expect(try section.integer("width") == 64)
         let message = configMessage { try section.finish() }
         #expect(message.contains("--set model.tied=no: unknown key model.tied"))
+        let mistyped = configMessage {
+            var section = try ConfigSection(modelFields: ConfigTree(yaml: "{prset: tiny}", source: "run.yaml"))
+            _ = try section.integer("layers", default: 1)
+            try section.finish()
+        }
+        #expect(mistyped.contains("unknown key model.prset; did you mean preset?"))
         #expect(try section.flag("tied", default: true) == false)
         try section.finish()
     }

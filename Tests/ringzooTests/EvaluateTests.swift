@@ -67,6 +67,9 @@ import Testing
         let others = try evaluate(
             folder, "--set", "model.preset=7b", "--set", "model.from=nowhere.h5", "--set", "data.context=48")
         #expect(others["loss"] as? Double == loss)
+        let said = try Tool.succeed(
+            "evaluate", "run.yaml", "--checkpoint", checkpoint, "--set", "model.layers=3", in: folder)
+        #expect(said.errors.contains(#"layers "2" ("3" in the config)"#))
         try writeCheckpoint(folder / "other.h5")
         let other = try Tool.succeed(
             "evaluate", "run.yaml", "--checkpoint", "other.h5", "--json", "--set", "data.context=48", in: folder)

@@ -1,4 +1,5 @@
 import CheckpointCore
+import ConformanceKit
 import Foundation
 import Testing
 
@@ -24,7 +25,7 @@ import Testing
             return names.contains { $0.hasSuffix("-partial") }
         }
         let seed = UInt64.random(in: 0...UInt64.max)
-        var random = TrainingRandom(state: seed)
+        var random = SplitMix64(seed: seed)
         var duringSaves = 0
         for number in 0..<Self.kills {
             let before = folder.steps("killed").last ?? 0

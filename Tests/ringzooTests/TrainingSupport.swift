@@ -218,19 +218,6 @@ struct TrainingProgram {
     func send(_ signal: Int32) { kill(process.processIdentifier, signal) }
 }
 
-/// Draws that depend on the seed alone.
-struct TrainingRandom: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-}
-
 /// The real file system, with a hook before every call that changes the disk; it may throw, and may take its time.
 struct FaultyFileSystem: FileSystem {
     enum Call: String, Sendable {

@@ -31,6 +31,18 @@ typedef struct {
     int64_t batch_stride, head_stride, token_stride;
 } rz_attention_tensor;
 
+/// Whether a product reads an operand as it lies in memory or transposed.
+typedef enum { RZ_PLAIN, RZ_TRANSPOSED } rz_operand;
+
+/// Matrix products in place of our own tiles, row-major with leading dimensions: C = A B + beta C, where C is [m, n], k is summed
+/// and beta is 0 or 1. Both are given, or none.
+typedef struct {
+    void (*float32)(rz_operand of_a, rz_operand of_b, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda,
+                    const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+    void (*float64)(rz_operand of_a, rz_operand of_b, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
+                    const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
+} rz_attention_products;
+
 /// Everything that decides which logits there are and what they weigh; the same struct serves both directions.
 ///
 /// The logit of query i (global position qpos) and key j (kpos) in head h is
@@ -61,6 +73,7 @@ typedef struct {
     double dropout;                      ///< probability in [0, 1) with which a weight is dropped
     uint64_t dropout_seed;
     int64_t first_batch, first_head;     ///< added to the indices that key dropout, for a shard of a larger problem
+    rz_attention_products products;      ///< all NULL: our own tiles
 } rz_attention_problem;
 
 /// Runs `body(arg, index, worker)` for every index in 0..<count and returns when all have ended.
@@ -77,29 +90,6 @@ typedef struct {
     int64_t workers;                     ///< at least 1
 } rz_attention_executor;
 
-/// Matrix products in row-major order with leading dimensions, in place of our own tiles: C is [m, n], k is summed.
-typedef struct {
-    /// C = A B^T with A [m, k], B [n, k].
-    void (*multiply_transposed)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                                int64_t ldb, float *c, int64_t ldc);
-    /// C += A B with A [m, k], B [k, n].
-    void (*add_multiply)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
-                         float *c, int64_t ldc);
-    /// C += A^T B with A [k, m], B [k, n].
-    void (*add_transposed_multiply)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                                    int64_t ldb, float *c, int64_t ldc);
-} rz_attention_products_f32;
-
-/// The same in float64.
-typedef struct {
-    void (*multiply_transposed)(int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, const double *b,
-                                int64_t ldb, double *c, int64_t ldc);
-    void (*add_multiply)(int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, const double *b, int64_t ldb,
-                         double *c, int64_t ldc);
-    void (*add_transposed_multiply)(int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, const double *b,
-                                    int64_t ldb, double *c, int64_t ldc);
-} rz_attention_products_f64;
-
 /// Bytes of workspace for one call. Per worker it depends on D and H / Hkv only. Shared by all workers come 24 bytes a
 /// block of queries and of keys (times B where documents differ by batch element), at most 16 partial states when Tq is
 /// small, and backward 8 bytes a block of queries and key/value head. Any alignment; the contents need not be cleared.
@@ -112,15 +102,13 @@ size_t rz_attention_backward_workspace(const rz_attention_problem *problem, size
 /// m, l [B, H, Tq] and acc [B, H, Tq, D] are contiguous. `m` is a power of two near the largest term, and the others are in its
 /// units: l = sum of exp(S) 2^-m, acc = sum of exp(S) 2^-m v; lse = m ln 2 + log(l), out = acc / l. An empty state is m = -inf,
 /// l = 0, acc = 0, and a row that sees no key stays exactly so. Dropout thins acc, never l.
-/// `products` NULL uses our own tiles. Returns the number of (batch, kv head, query block, key block) computed.
+/// Returns the number of (batch, kv head, query block, key block) computed.
 int64_t rz_attention_forward_f32(const rz_attention_problem *problem, const rz_attention_tensor *q,
                                  const rz_attention_tensor *k, const rz_attention_tensor *v, float *m, float *l,
-                                 float *acc, const rz_attention_products_f32 *products,
-                                 const rz_attention_executor *executor, void *workspace);
+                                 float *acc, const rz_attention_executor *executor, void *workspace);
 int64_t rz_attention_forward_f64(const rz_attention_problem *problem, const rz_attention_tensor *q,
                                  const rz_attention_tensor *k, const rz_attention_tensor *v, double *m, double *l,
-                                 double *acc, const rz_attention_products_f64 *products,
-                                 const rz_attention_executor *executor, void *workspace);
+                                 double *acc, const rz_attention_executor *executor, void *workspace);
 
 /// Adds these keys' share to the gradients.
 ///
@@ -132,20 +120,12 @@ int64_t rz_attention_backward_f32(const rz_attention_problem *problem, const rz_
                                   const rz_attention_tensor *q, const rz_attention_tensor *k,
                                   const rz_attention_tensor *v, const double *lse, const float *delta, float *dq,
                                   float *dk, float *dv, float *dbias, const int64_t *dbias_strides,
-                                  const rz_attention_products_f32 *products, const rz_attention_executor *executor,
-                                  void *workspace);
+                                  const rz_attention_executor *executor, void *workspace);
 int64_t rz_attention_backward_f64(const rz_attention_problem *problem, const rz_attention_tensor *dout,
                                   const rz_attention_tensor *q, const rz_attention_tensor *k,
                                   const rz_attention_tensor *v, const double *lse, const double *delta, double *dq,
                                   double *dk, double *dv, double *dbias, const int64_t *dbias_strides,
-                                  const rz_attention_products_f64 *products, const rz_attention_executor *executor,
-                                  void *workspace);
-
-/// Keys of a block, both directions.
-int64_t rz_attention_key_block(void);
-/// Queries of a block: about 192 rows forward and 96 backward, shared by the query heads of one key/value head.
-int64_t rz_attention_forward_query_block(const rz_attention_problem *problem);
-int64_t rz_attention_backward_query_block(const rz_attention_problem *problem);
+                                  const rz_attention_executor *executor, void *workspace);
 
 /// The kernel set in use: "avx512", "avx2" or "portable". The best one of the machine unless another was chosen.
 const char *rz_attention_kernels(void);
