@@ -57,9 +57,30 @@ bool rz_attention_set_kernels(const char *name) {
     return false;
 }
 
+static const kernel_table *table_for(size_t element_bytes) {
+    return element_bytes == sizeof(float) ? current_set()->float32 : current_set()->float64;
+}
+
+int64_t rz_attention_multiply_adds(size_t element_bytes, int64_t rounds) {
+    return table_for(element_bytes)->multiply_adds(rounds);
+}
+
+void rz_attention_exp2_f32(const float *x, float *y, int64_t count) {
+    table_for(sizeof(float))->exponentials(x, y, count);
+}
+void rz_attention_exp2_f64(const double *x, double *y, int64_t count) {
+    table_for(sizeof(double))->exponentials(x, y, count);
+}
+
 // MARK: plan
 
 typedef enum { FORWARD, BACKWARD } direction;
+
+// Sharing what is packed is worth less than work for every worker. Forward the rows of a unit do not see each other, so that the
+// number of workers may count; backward the share decides the order of sums in dQ, so that only the shapes may.
+static int64_t share_for(int64_t blocks, int64_t units_wanted) {
+    return larger(1, smaller(MAXIMUM_SHARE, blocks / units_wanted));
+}
 
 // A library rounds a logit differently in products of another shape, and at logits of 1e4 one rounding shows in
 // P = exp(S - lse): with external products both directions cut the queries alike.
@@ -67,11 +88,9 @@ static int64_t rows_of_a_block(const rz_attention_problem *p, direction way) {
     return way == BACKWARD && !has_products(p) ? BACKWARD_ROWS : FORWARD_ROWS;
 }
 
-static const kernel_table *table_for(size_t element_bytes) {
-    return element_bytes == sizeof(float) ? current_set()->float32 : current_set()->float64;
-}
+enum { UNITS_PER_WORKER = 8, BACKWARD_UNITS = 32 };
 
-static attention_plan make_plan(const rz_attention_problem *p, size_t element_bytes, direction way) {
+static attention_plan make_plan(const rz_attention_problem *p, size_t element_bytes, direction way, int64_t workers) {
     attention_plan plan = {.problem = p};
     plan.group = p->heads / p->kv_heads;
     const int64_t line = (int64_t)(64 / element_bytes);
@@ -80,6 +99,9 @@ static attention_plan make_plan(const rz_attention_problem *p, size_t element_by
     plan.query_blocks = blocks_of(p->query_count, plan.query_block);
     plan.rows = blocks_of(plan.query_block * plan.group, ROW_TILE) * ROW_TILE;
     plan.key_blocks = blocks_of(p->key_count, KEY_BLOCK);
+    const int64_t heads = p->batch * p->kv_heads, blocks = way == FORWARD ? plan.query_blocks : plan.key_blocks;
+    plan.share = share_for(heads * blocks, way == FORWARD ? UNITS_PER_WORKER * workers : BACKWARD_UNITS);
+    plan.head_units = blocks_of(blocks, plan.share);
     plan.document_batches =
         p->query_documents && (p->query_document_batch_stride || p->key_document_batch_stride) ? p->batch : 1;
     // Decoding has too few units for the workers. The cut depends on the shapes alone, so the bits do not depend on
@@ -88,6 +110,7 @@ static attention_plan make_plan(const rz_attention_problem *p, size_t element_by
     const int64_t units = p->batch * p->kv_heads * plan.query_blocks;
     if (way == FORWARD && units > 0 && p->query_count <= DECODE_QUERIES)
         plan.splits = larger(1, smaller(MAXIMUM_PARTIALS / units, plan.key_blocks / 4));
+    if (plan.splits > 1) plan.share = 1, plan.head_units = plan.query_blocks;
     return plan;
 }
 
@@ -114,14 +137,14 @@ static size_t lay_out(attention_plan *plan, char *memory, size_t element_bytes, 
 }
 
 static size_t workspace(const rz_attention_problem *p, size_t element_bytes, direction way, int64_t workers) {
-    attention_plan plan = make_plan(p, element_bytes, way);
-    return lay_out(&plan, NULL, element_bytes, way, larger(1, workers));
+    attention_plan plan = make_plan(p, element_bytes, way, workers);
+    return lay_out(&plan, NULL, element_bytes, way, workers);
 }
 size_t rz_attention_forward_workspace(const rz_attention_problem *p, size_t element_bytes, int64_t workers) {
-    return workspace(p, element_bytes, FORWARD, workers);
+    return workspace(p, element_bytes, FORWARD, larger(1, workers));
 }
 size_t rz_attention_backward_workspace(const rz_attention_problem *p, size_t element_bytes, int64_t workers) {
-    return workspace(p, element_bytes, BACKWARD, workers);
+    return workspace(p, element_bytes, BACKWARD, larger(1, workers));
 }
 
 static void find_spans(block_span *spans, int64_t batches, int64_t count, int64_t block, const int64_t *positions,
@@ -152,6 +175,10 @@ static void prepare(attention_plan *plan, void *memory, size_t element_bytes, di
         for (int64_t i = 0; i < p->batch * p->kv_heads * plan->query_blocks; i++) atomic_init(&plan->tickets[i], 0);
 }
 
+static int64_t workers_of(const rz_attention_executor *executor) {
+    return executor ? larger(1, executor->workers) : 1;
+}
+
 static void run_units(const rz_attention_executor *executor, int64_t count,
                       void (*body)(void *arg, int64_t index, int64_t worker), void *arg) {
     if (executor && executor->run && executor->workers > 1)
@@ -165,12 +192,13 @@ static void run_units(const rz_attention_executor *executor, int64_t count,
 static int64_t forward(const rz_attention_problem *p, size_t element_bytes, const rz_attention_tensor *q,
                        const rz_attention_tensor *k, const rz_attention_tensor *v, void *m, void *l, void *acc,
                        const rz_attention_executor *executor, void *memory) {
-    attention_plan plan = make_plan(p, element_bytes, FORWARD);
+    const int64_t workers = workers_of(executor);
+    attention_plan plan = make_plan(p, element_bytes, FORWARD, workers);
     plan.q = *q, plan.k = *k, plan.v = *v;
     plan.m = m, plan.l = l, plan.acc = acc;
-    const int64_t units = p->batch * p->kv_heads * plan.query_blocks;
+    const int64_t units = p->batch * p->kv_heads * plan.head_units;
     if (units == 0 || plan.key_blocks == 0) return 0;
-    prepare(&plan, memory, element_bytes, FORWARD, executor ? larger(1, executor->workers) : 1);
+    prepare(&plan, memory, element_bytes, FORWARD, workers);
     run_units(executor, units * plan.splits, table_for(element_bytes)->forward_unit, &plan);
     if (plan.splits > 1) run_units(executor, units, table_for(element_bytes)->merge_unit, &plan);
     return atomic_load(&plan.pairs);
@@ -193,11 +221,10 @@ int64_t rz_attention_forward_f64(const rz_attention_problem *problem, const rz_a
 static int64_t backward(attention_plan plan, size_t element_bytes, const rz_attention_executor *executor,
                         void *memory) {
     const rz_attention_problem *p = plan.problem;
-    const int64_t units = p->batch * p->kv_heads * plan.key_blocks;
+    const int64_t units = p->batch * p->kv_heads * plan.head_units;
     if (units == 0 || plan.query_blocks == 0) return 0;
-    prepare(&plan, memory, element_bytes, BACKWARD, executor ? larger(1, executor->workers) : 1);
-    // Bias broadcasts over heads and batch, so two units may add to one element: in order, by one worker.
-    run_units(plan.dbias ? NULL : executor, units, table_for(element_bytes)->backward_unit, &plan);
+    prepare(&plan, memory, element_bytes, BACKWARD, workers_of(executor));
+    run_units(executor, units, table_for(element_bytes)->backward_unit, &plan);
     return atomic_load(&plan.pairs);
 }
 
@@ -206,7 +233,7 @@ int64_t rz_attention_backward_f32(const rz_attention_problem *problem, const rz_
                                   const rz_attention_tensor *v, const double *lse, const float *delta, float *dq,
                                   float *dk, float *dv, float *dbias, const int64_t *dbias_strides,
                                   const rz_attention_executor *executor, void *workspace) {
-    attention_plan plan = make_plan(problem, sizeof(float), BACKWARD);
+    attention_plan plan = make_plan(problem, sizeof(float), BACKWARD, workers_of(executor));
     plan.q = *q, plan.k = *k, plan.v = *v, plan.dout = *dout, plan.lse = lse, plan.delta = delta;
     plan.dq = dq, plan.dk = dk, plan.dv = dv, plan.dbias = dbias, plan.dbias_strides = dbias_strides;
     return backward(plan, sizeof(float), executor, workspace);
@@ -217,7 +244,7 @@ int64_t rz_attention_backward_f64(const rz_attention_problem *problem, const rz_
                                   const rz_attention_tensor *v, const double *lse, const double *delta, double *dq,
                                   double *dk, double *dv, double *dbias, const int64_t *dbias_strides,
                                   const rz_attention_executor *executor, void *workspace) {
-    attention_plan plan = make_plan(problem, sizeof(double), BACKWARD);
+    attention_plan plan = make_plan(problem, sizeof(double), BACKWARD, workers_of(executor));
     plan.q = *q, plan.k = *k, plan.v = *v, plan.dout = *dout, plan.lse = lse, plan.delta = delta;
     plan.dq = dq, plan.dk = dk, plan.dv = dv, plan.dbias = dbias, plan.dbias_strides = dbias_strides;
     return backward(plan, sizeof(double), executor, workspace);

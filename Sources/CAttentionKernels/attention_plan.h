@@ -12,6 +12,7 @@ enum {
     ROW_TILE = 6,           // rows of a register tile, in every kernel set
     FORWARD_ROWS = 192,     // rows of a block, over the query heads of one kv head
     BACKWARD_ROWS = 96,
+    MAXIMUM_SHARE = 4,      // blocks of queries (backward: of keys) that one unit takes, and packs the other side for once
     ROW_PITCH = KEY_BLOCK + 16,          // of S, P, dS: room for the columns a last tile of 6 keys reads beyond 128
     KEY_ROWS = KEY_BLOCK + ROW_TILE - 2, // 132: dK and dV are computed in tiles of 6 keys
     DECODE_QUERIES = 16,    // up to here a call may be cut over the keys
@@ -40,6 +41,8 @@ typedef struct {
     int64_t query_block, query_blocks;       // queries of a block (each has `group` rows), number of blocks
     int64_t rows;                            // rows of a block, up to a multiple of ROW_TILE
     int64_t key_blocks;
+    int64_t share;                           // blocks of a unit: of queries forward, of keys backward
+    int64_t head_units;                      // units of one (batch, kv head)
     int64_t splits;                          // pieces of the keys (decoding), else 1
     int64_t document_batches;                // B when documents differ by batch element, else 1
     block_span *query_spans, *key_spans;     // [document_batches][blocks]
@@ -59,6 +62,8 @@ typedef struct {
     void (*forward_unit)(void *plan, int64_t index, int64_t worker);
     void (*merge_unit)(void *plan, int64_t index, int64_t worker);
     void (*backward_unit)(void *plan, int64_t index, int64_t worker);
+    int64_t (*multiply_adds)(int64_t rounds);
+    void (*exponentials)(const void *from, void *to, int64_t count);
 } kernel_table;
 
 extern const kernel_table portable_float_kernels, portable_double_kernels;

@@ -13,6 +13,7 @@
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma"))), \
                              apply_to = function)
 #elif defined(KERNEL_AVX2)
+#include <immintrin.h>
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #endif
 
@@ -22,12 +23,14 @@
 #include "kernel_rows.h"
 #include "kernel_forward.h"
 #include "kernel_backward.h"
+#include "kernel_probes.h"
 
 #define KERNEL_TABLE                                                                                                  \
     {                                                                                                                 \
         .forward_worker_bytes = forward_worker_bytes, .backward_worker_bytes = backward_worker_bytes,                 \
         .partial_bytes = partial_bytes, .forward_unit = forward_unit, .merge_unit = merge_unit,                       \
-        .backward_unit = backward_unit,                                                                               \
+        .backward_unit = backward_unit, .multiply_adds = multiply_adds,                               \
+        .exponentials = exponentials,                                                                                 \
     }
 
 #if defined(KERNEL_AVX512) || defined(KERNEL_AVX2)

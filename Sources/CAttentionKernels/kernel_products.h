@@ -36,41 +36,68 @@ NOT_INLINE void pack_rows(real *to, const rz_attention_tensor *from, int64_t ind
     memset(to, 0, sizeof(real) * (size_t)((capacity - rows) * padded));
 }
 
-// Row-major [rows][padded] as panels of columns: panel after panel, each [rows][<= PANEL].
-NOT_INLINE void pack_columns(real *to, const real *from, int64_t rows, int64_t padded) {
+// Rows of row-major memory as the rows from `first` on of panels of columns: panel after panel, each [capacity][<= PANEL].
+INLINE void pack_columns(real *to, const real *from, int64_t first, int64_t rows, int64_t capacity, int64_t padded) {
     for (int64_t d = 0; d < padded; d += PANEL) {
         const int64_t width = smaller(PANEL, padded - d);
-        for (int64_t r = 0; r < rows; r++, to += width)
-            for (int64_t c = 0; c < width; c += LANES) store(to + c, load(from + r * padded + d + c));
+        real *place = to + capacity * d + first * width;
+        for (int64_t r = 0; r < rows; r++, place += width)
+            for (int64_t c = 0; c < width; c += LANES) store(place + c, load(from + r * padded + d + c));
     }
 }
 
-// Row-major [KEY_BLOCK][padded] transposed: panel after panel of PANEL keys, each [padded][PANEL].
-NOT_INLINE void pack_transposed(real *to, const real *from, int64_t keys, int64_t padded) {
-    for (int64_t panel = 0; panel < keys; panel += PANEL, to += padded * PANEL)
-        for (int64_t key = 0; key < PANEL; key += LANES)
-            for (int64_t d = 0; d < padded; d += LANES) {
-                vector x[LANES];
-                UNROLLED for (int i = 0; i < LANES; i++) x[i] = load(from + (panel + key + i) * padded + d);
-                transpose_square(x);
-                UNROLLED for (int i = 0; i < LANES; i++) store(to + (d + i) * PANEL + key, x[i]);
-            }
+// LANES rows of row-major memory as the columns from `first` on of panels of keys: panel after panel, each [padded][PANEL].
+INLINE void pack_transposed(real *to, const real *from, int64_t first, int64_t padded) {
+    real *place = to + first / PANEL * PANEL * padded + first % PANEL;
+    for (int64_t d = 0; d < padded; d += LANES) {
+        vector x[LANES];
+        UNROLLED for (int i = 0; i < LANES; i++) x[i] = load(from + i * padded + d);
+        transpose_square(x);
+        UNROLLED for (int i = 0; i < LANES; i++) store(place + (d + i) * PANEL, x[i]);
+    }
+}
+
+// Asks for rows that will be packed soon: LANES rows at once are too many streams for the processor to foresee.
+enum { FETCH_AHEAD = 32 };
+INLINE void fetch_rows(const rz_attention_tensor *from, int64_t index, int64_t rows, int64_t size) {
+    static const int64_t element_bytes[] = {
+        [RZ_STORAGE_FLOAT32] = 4, [RZ_STORAGE_FLOAT64] = 8, [RZ_STORAGE_BFLOAT16] = 2, [RZ_STORAGE_FLOAT16] = 2};
+    const int64_t bytes = element_bytes[from->storage];
+    for (int64_t r = 0; r < rows; r++, index += from->token_stride)
+        for (int64_t at = 0; at < size * bytes; at += 64) __builtin_prefetch((const char *)from->data + index * bytes + at);
+}
+
+// A block of K or V, packed transposed, as columns, or both (the other is NULL). A few rows at a time pass through `rows`
+// [LANES][padded], which stays in the first-level cache. Keys beyond the last are zero.
+NOT_INLINE void pack_block(real *transposed, real *columns, real *rows, const rz_attention_tensor *from, int64_t index,
+                           int64_t keys, int64_t size, int64_t padded) {
+    for (int64_t key = 0; key < KEY_BLOCK; key += LANES) {
+        const int64_t count = larger(0, smaller(LANES, keys - key)), ahead = key + FETCH_AHEAD;
+        fetch_rows(from, index + ahead * from->token_stride, smaller(LANES, keys - ahead), size);
+        pack_rows(rows, from, index + key * from->token_stride, count, LANES, size, padded, 1);
+        if (transposed) pack_transposed(transposed, rows, key, padded);
+        if (columns) pack_columns(columns, rows, key, LANES, KEY_BLOCK, padded);
+    }
 }
 
 // MARK: products over packed operands
 
-// The part of a reduction that matters to a tile of 6 rows: outside it the other factor is zero.
+// first <= i < end.
 typedef struct {
     int32_t first, end;
-} tile_range;
+} index_range;
 
-// C [rows][padded] += A B, A read at two strides, B panels of `capacity` rows each. `rows` is a multiple of ROW_TILE.
-// C is added at the end of a tile, off the critical path.
+// C [rows][padded] += A B, A read at two strides, B panels of `capacity` rows each. `rows` is a multiple of ROW_TILE. The
+// ranges are what of the reduction matters to a tile of 6 rows: outside it the other factor is zero. C is fetched at the
+// start of a tile and added at its end, off the critical path.
 INLINE void add_product_panel(const int width, real *c, int64_t padded, const real *a, int64_t row_stride,
-                              int64_t depth_stride, const real *b, int64_t rows, const tile_range *ranges) {
+                              int64_t depth_stride, const real *b, int64_t rows, const index_range *ranges) {
     for (int64_t row = 0; row < rows; row += ROW_TILE, ranges++) {
         const int64_t first = ranges->first, depth = ranges->end - first;
         if (depth <= 0) continue;
+        UNROLLED for (int r = 0; r < ROW_TILE; r++)
+            UNROLLED for (int i = 0; i < width; i += 64 / VECTOR_BYTES)
+                __builtin_prefetch(c + (row + r) * padded + i * LANES, 1);
         vector acc[ROW_TILE][TILE_VECTORS];
         clear_tile(acc);
         multiply_tile(width, a + row * row_stride + first * depth_stride, row_stride, depth_stride,
@@ -90,7 +117,7 @@ INLINE void add_product_panel(const int width, real *c, int64_t padded, const re
                       rows, ranges)
 #define DEFINE_ADD_PRODUCT(name, ROW_STRIDE, DEPTH_STRIDE)                                                             \
     NOT_INLINE void name(real *c, int64_t padded, const real *a, const real *b, int64_t capacity, int64_t rows,        \
-                         const tile_range *ranges) {                                                                   \
+                         const index_range *ranges) {                                                                   \
         for (int64_t d = 0; d < padded; d += PANEL, b += capacity * PANEL)                                             \
             switch (smaller(PANEL, padded - d) / LANES) {                                                              \
             case 1: ADD_PRODUCT_PANEL(1, ROW_STRIDE, DEPTH_STRIDE); break;                                             \

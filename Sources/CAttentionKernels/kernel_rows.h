@@ -21,6 +21,8 @@ typedef struct {
     uint32_t columns[KEY_BLOCK];     // dropout
     int64_t base;
     int64_t count;
+    bool ordered;                    // positions and documents do not decrease: a row sees one range of the keys
+    bool consecutive;                // positions are base, base + 1, ...
 } key_facts;
 
 // What of the problem a loop over rows needs, converted once per unit.
@@ -88,79 +90,138 @@ NOT_INLINE void find_keys(key_facts *keys, const attention_plan *plan, int64_t b
     if (p->key_documents)
         memcpy(keys->documents, p->key_documents + batch * p->key_document_batch_stride + first,
                sizeof(int32_t) * (size_t)keys->count);
+    keys->ordered = keys->consecutive = true;
+    for (int64_t j = 1; j < keys->count; j++) {
+        keys->ordered = keys->ordered && keys->positions[j] >= keys->positions[j - 1]
+                        && (!p->key_documents || keys->documents[j] >= keys->documents[j - 1]);
+        keys->consecutive = keys->consecutive && keys->positions[j] == keys->positions[j - 1] + 1;
+    }
     if (p->alibi_slopes)
         for (int64_t j = 0; j < keys->count; j++) keys->distances[j] = (real)(keys->positions[j] - keys->base);
     if (p->dropout > 0)
         for (int64_t j = 0; j < keys->count; j++) keys->columns[j] = dropout_column(keys->positions[j]);
 }
 
-// For every tile of 6 rows the keys between its first and its last visible one: what lies outside is not computed.
-NOT_INLINE void find_ranges(tile_range *ranges, const row_facts *rows, int64_t count, const key_facts *keys,
-                            bool documents, bool partial) {
-    for (int64_t start = 0; start < count; start += ROW_TILE, ranges++) {
-        *ranges = (tile_range){0, (int32_t)keys->count};
-        if (!partial) continue;
-        row_facts all = rows[start];
-        int32_t last_document = all.document;
-        for (int64_t row = start + 1; row < smaller(count, start + ROW_TILE); row++) {
-            all.low = smaller(all.low, rows[row].low);
-            all.high = larger(all.high, rows[row].high);
-            if (rows[row].document < all.document) all.document = rows[row].document;
-            if (rows[row].document > last_document) last_document = rows[row].document;
+// MARK: visible keys
+
+INLINE bool sees(const row_facts *row, const key_facts *keys, int64_t j, bool documents) {
+    return keys->positions[j] >= row->low && keys->positions[j] <= row->high
+           && (!documents || keys->documents[j] == row->document);
+}
+
+// For every row the range of keys it sees, or, where keys are not ordered, the range between the first and the last of them.
+// Neighbouring rows see nearly the same: over ordered keys the ends of a row's range are walked to from those of the row before.
+NOT_INLINE void find_visible(index_range *visible, const row_facts *rows, int64_t count, const key_facts *keys,
+                             bool documents) {
+    const int32_t last = (int32_t)keys->count;
+    if (!keys->ordered) {
+        for (int64_t row = 0; row < count; row++) {
+            index_range range = {0, last};
+            while (range.end > 0 && !sees(rows + row, keys, range.end - 1, documents)) range.end--;
+            while (range.first < range.end && !sees(rows + row, keys, range.first, documents)) range.first++;
+            visible[row] = range;
         }
-        *ranges = (tile_range){0, 0};
-        for (int32_t j = 0; j < keys->count; j++) {
-            if (keys->positions[j] < all.low || keys->positions[j] > all.high) continue;
-            if (documents && (keys->documents[j] < all.document || keys->documents[j] > last_document)) continue;
-            if (ranges->end == 0) ranges->first = j;
-            ranges->end = j + 1;
-        }
+        return;
+    }
+    index_range window = {0, last}, document = {0, last};
+    for (int64_t row = 0; row < count; row++) {
+        const int64_t low = rows[row].low, high = rows[row].high;
+        while (window.first > 0 && keys->positions[window.first - 1] >= low) window.first--;
+        while (window.first < last && keys->positions[window.first] < low) window.first++;
+        while (window.end > 0 && keys->positions[window.end - 1] > high) window.end--;
+        while (window.end < last && keys->positions[window.end] <= high) window.end++;
+        visible[row] = window;
+        if (!documents) continue;
+        const int32_t own = rows[row].document;
+        while (document.first > 0 && keys->documents[document.first - 1] >= own) document.first--;
+        while (document.first < last && keys->documents[document.first] < own) document.first++;
+        while (document.end > 0 && keys->documents[document.end - 1] > own) document.end--;
+        while (document.end < last && keys->documents[document.end] <= own) document.end++;
+        if (document.first > window.first) visible[row].first = document.first;
+        if (document.end < window.end) visible[row].end = document.end;
     }
 }
 
-// Whether a tile needs the panel of keys that starts at `column`.
-INLINE bool touches(const tile_range *range, int64_t column) {
-    return range->first < column + PANEL && range->end > column;
-}
-
-// x = replacement where the row does not see the key.
-INLINE void replace_hidden(real *restrict x, const row_facts *row, const key_facts *keys, bool documents,
-                           real replacement) {
-    const int64_t low = row->low, high = row->high;
-    for (int64_t j = 0; j < KEY_BLOCK; j++) {
-        const int64_t position = keys->positions[j];
-        x[j] = ((position >= low) & (position <= high)) ? x[j] : replacement;
+// For every tile of 6 rows the keys that any of them sees, which are computed, and those that all of them see, which need
+// no mask. A pair without a mask passes no `visible`.
+NOT_INLINE void find_ranges(index_range *any, index_range *every, const index_range *visible, int64_t count,
+                            const key_facts *keys) {
+    for (int64_t start = 0; start < count; start += ROW_TILE, any++, every++) {
+        *any = *every = (index_range){0, (int32_t)keys->count};
+        if (!visible) continue;
+        *any = (index_range){KEY_BLOCK, 0};
+        for (int64_t row = start; row < smaller(count, start + ROW_TILE); row++) {
+            const index_range range = visible[row];
+            if (range.first > every->first) every->first = range.first;
+            if (range.end < every->end) every->end = range.end;
+            if (range.first >= range.end) continue;
+            if (range.first < any->first) any->first = range.first;
+            if (range.end > any->end) any->end = range.end;
+        }
+        if (!keys->ordered) *every = (index_range){0, 0};
     }
-    if (!documents) return;
-    const int32_t document = row->document;
-    for (int64_t j = 0; j < KEY_BLOCK; j++) x[j] = keys->documents[j] == document ? x[j] : replacement;
 }
 
-// Soft cap, ALiBi and bias on one row of logits. `slope` gets the derivative of the cap, where asked for.
+// Whether a tile needs the panel of keys that starts at `column`, and whether it needs no mask there.
+INLINE bool touches(const index_range *any, int64_t column) {
+    return any->first < column + PANEL && any->end > column;
+}
+INLINE bool covers(const index_range *every, int64_t column) {
+    return every->first <= column && every->end >= column + PANEL;
+}
+
+// x = replacement in the vector of keys from `column` on where they are outside the range.
+INLINE vector replace_outside(vector x, int64_t column, const index_range *range, real replacement) {
+    vector_bits lane;
+    UNROLLED for (int i = 0; i < LANES; i++) lane[i] = i;
+    const real_bits first = (real_bits)(range->first - column), end = (real_bits)(range->end - column);
+    return choose((lane >= first) & (lane < end), x, all(replacement));
+}
+
+// x = replacement where the row does not see the key, over columns from `first` up to `end`.
+INLINE void replace_hidden(real *restrict x, const row_facts *row, const index_range *range, const key_facts *keys,
+                           bool documents, int64_t first, int64_t end, real replacement) {
+    for (int64_t j = first; j < end; j += LANES) store(x + j, replace_outside(load(x + j), j, range, replacement));
+    if (keys->ordered) return;
+    for (int64_t j = larger(first, range->first); j < smaller(end, range->end); j++)
+        if (!sees(row, keys, j, documents)) x[j] = replacement;
+}
+
+// MARK: terms
+
+// Soft cap, ALiBi and bias on one row of logits, over columns from `first` up to `end`. `slope` gets the derivative of the
+// cap, where asked for.
 NOT_INLINE void modify_logits(real *restrict x, real *restrict slope, const row_facts *row, const key_facts *keys,
-                              const term_facts *terms) {
+                              const term_facts *terms, int64_t first, int64_t end) {
     if (terms->capped)
-        for (int64_t j = 0; j < KEY_BLOCK; j += LANES) {
+        for (int64_t j = first; j < end; j += LANES) {
             const vector t = tanh_vector(load(x + j) * terms->inverse_cap);
             store(x + j, t * terms->cap);
             if (slope) store(slope + j, 1 - t * t);
         }
+    end = smaller(end, keys->count);
     if (terms->alibi) {
         const real from = (real)(row->position - keys->base), weight = row->slope;
-        for (int64_t j = 0; j < keys->count; j++) {
+        for (int64_t j = first; j < end; j++) {
             const real distance = from - keys->distances[j];
             x[j] -= weight * (distance < 0 ? -distance : distance);
         }
     }
-    if (terms->bias)
-        for (int64_t j = 0; j < keys->count; j++)   // -inf masks: references and lse are finite, so its exponential is 0
+    // A bias of -inf masks: references and lse are finite, so its exponential is 0.
+    if (terms->bias && keys->consecutive && terms->bias_stride == 1) {
+        const real *restrict bias = row->bias + keys->base;
+        for (int64_t j = first; j < end; j++) x[j] += bias[j] * (real)LOG2_E;
+    } else if (terms->bias) {
+        for (int64_t j = first; j < end; j++)
             x[j] += row->bias[keys->positions[j] * terms->bias_stride] * (real)LOG2_E;
+    }
 }
 
-// The factor of every weight: 0 where dropout drops it, else 1 / (1 - probability).
-INLINE void find_kept(real *restrict factors, const row_facts *row, const key_facts *keys, const term_facts *terms) {
+// The factor of every weight, over columns from `first` up to `end`: 0 where dropout drops it, else 1 / (1 - probability).
+INLINE void find_kept(real *restrict factors, const row_facts *row, const key_facts *keys, const term_facts *terms,
+                      int64_t first, int64_t end) {
     const uint32_t key0 = row->key0, key1 = row->key1, threshold = terms->threshold;
     const real factor = terms->keep_factor;
-    for (int64_t j = 0; j < KEY_BLOCK; j++)
+    for (int64_t j = first; j < end; j++)
         factors[j] = dropout_draw(keys->columns[j], key0, key1) >= threshold ? factor : 0;
 }

@@ -30,8 +30,7 @@ typedef int32_t real_bits;
 #define MANTISSA_BITS 23
 #define EXPONENT_BIAS 127
 #define ROUNDER 0x1.8p23f         // adding it leaves the rounded integer in the low bits
-#define LARGEST_EXPONENT 127.0f
-#define SMALLEST_EXPONENT -126.0f
+#define ZERO_EXPONENT -127.0f     // with the bias added, the bits of zero
 #define REAL_EPSILON 0x1p-23f
 // Finite on purpose: no inf - inf anywhere. A masked logit lies so far under the reference of an empty row that its
 // exponential is an exact zero there too.
@@ -44,8 +43,7 @@ typedef int64_t real_bits;
 #define MANTISSA_BITS 52
 #define EXPONENT_BIAS 1023
 #define ROUNDER 0x1.8p52
-#define LARGEST_EXPONENT 1023.0
-#define SMALLEST_EXPONENT -1022.0
+#define ZERO_EXPONENT -1023.0
 #define REAL_EPSILON 0x1p-52
 #define MASKED -1e300
 #define EMPTY_REFERENCE -1e290
@@ -63,6 +61,15 @@ enum {
 };
 _Static_assert(KEY_BLOCK % PANEL == 0, "a key block is whole panels");
 
+// Keeps a value that nothing reads, in its register.
+#if defined(__x86_64__)
+#define WANTED(x) __asm__ volatile("" : "+v"(x))
+#elif defined(__aarch64__)
+#define WANTED(x) __asm__ volatile("" : "+w"(x))
+#else
+#define WANTED(x) __asm__ volatile("" : "+m"(x))
+#endif
+
 INLINE vector load(const real *p) { return *(const vector *)p; }
 INLINE void store(real *p, vector x) { *(vector *)p = x; }
 INLINE vector all(real x) { return x - (vector){0}; }
@@ -70,13 +77,26 @@ INLINE vector all(real x) { return x - (vector){0}; }
 INLINE vector choose(vector_bits where, vector a, vector b) {
     return (vector)((where & (vector_bits)a) | (~where & (vector_bits)b));
 }
+// b where one of them is not a number.
 INLINE vector larger_of(vector a, vector b) {
 #if defined(KERNEL_AVX512) && defined(KERNEL_FLOAT)
     return _mm512_max_ps(a, b);
 #elif defined(KERNEL_AVX512)
     return _mm512_max_pd(a, b);
+#elif defined(KERNEL_AVX2) && defined(KERNEL_FLOAT)
+    return _mm256_max_ps(a, b);
+#elif defined(KERNEL_AVX2)
+    return _mm256_max_pd(a, b);
 #else
     return choose(a > b, a, b);
+#endif
+}
+
+INLINE bool any_bit(vector_bits x) {
+#if defined(KERNEL_AVX2)
+    return !_mm256_testz_si256((__m256i)x, (__m256i)x);
+#else
+    return __builtin_reduce_or(x) != 0;
 #endif
 }
 
@@ -94,15 +114,15 @@ INLINE real largest_of(vector x) {
 }
 
 // 2^x = 2^n (1 + f c(f)) with n the nearest integer and |f| <= 1/2; the coefficients are the Chebyshev interpolation of
-// (2^f - 1) / f (own fit; relative error 4e-9 in float, 6e-18 in double, before rounding). Exact 0 for masked
-// entries and -inf; NaN stays NaN.
+// (2^f - 1) / f (own fit; relative error 4e-9 in float, 6e-18 in double, before rounding; in all at most 2 ulp, where
+// the result is normal). For x below 127 (1023); exact 0 for masked entries and -inf; NaN stays NaN.
 INLINE vector exp2_vector(vector x) {
 #if defined(KERNEL_FLOAT)
 #if defined(KERNEL_AVX512)
     const vector n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const vector f = x - n;
 #else
-    x = choose(x > LARGEST_EXPONENT, all(LARGEST_EXPONENT), x);
+    x = larger_of(all(ZERO_EXPONENT), x);
     const vector shifted = x + (ROUNDER + EXPONENT_BIAS);
     const vector f = x - (shifted - (ROUNDER + EXPONENT_BIAS));
 #endif
@@ -121,7 +141,7 @@ INLINE vector exp2_vector(vector x) {
     const vector n = _mm512_roundscale_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const vector f = x - n;
 #else
-    x = choose(x > LARGEST_EXPONENT, all(LARGEST_EXPONENT), x);
+    x = larger_of(all(ZERO_EXPONENT), x);
     const vector shifted = x + (ROUNDER + EXPONENT_BIAS);
     const vector f = x - (shifted - (ROUNDER + EXPONENT_BIAS));
 #endif
@@ -142,10 +162,8 @@ INLINE vector exp2_vector(vector x) {
 #endif
 #endif
 #if !defined(KERNEL_AVX512)
-    // The low bits of `shifted` are n + bias: shifted into place they are 2^n. Below the normal range the bits mean
-    // nothing, so the result is cleared; NaN is not below and passes through.
-    const vector power = (vector)((vector_bits)shifted << MANTISSA_BITS);
-    return (vector)((vector_bits)(c * power) & ~(x < SMALLEST_EXPONENT));
+    // The low bits of `shifted` are n + bias: shifted into place they are 2^n, or 0 for the smallest n.
+    return c * (vector)((vector_bits)shifted << MANTISSA_BITS);
 #endif
 }
 

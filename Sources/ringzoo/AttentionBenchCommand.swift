@@ -14,7 +14,8 @@ struct AttentionBenchCommand: ParsableCommand {
             Example: ringzoo attention bench --backends cpu,blas --shapes 1,8,8,4096,128 --mask causal --json
 
             FLOPs are 4 B H D for every visible pair of query and key, 3.5 times that for forward and backward; half of all pairs are visible \
-            under a causal mask. Peak bytes are what the device's allocator had live at once, inputs and results included.
+            under a causal mask. The ceiling is what multiply-adds in registers reach on the same threads, measured beside each case; % is of \
+            it. Peak bytes are what the device's allocator had live at once, inputs and results included.
             """)
 
     @Option(help: "Backends, separated by commas.") var backends = "cpu,blas"
@@ -37,11 +38,13 @@ struct AttentionBenchCommand: ParsableCommand {
             throw RingZooError(.usage, "--dtype is '\(dtype)'", tried: ["float32, float64 or bf16 would work"])
         }
         if ranks < 1 { throw RingZooError(.usage, "--ranks is \(ranks)", tried: ["at least 1 would work"]) }
+        let attentionMask = try mask.attentionMask()
         let zoo = try ZooStandard.zoo()
         Terminal.note(Ringzoo.versionText)
         if !json {
             print(
-                "backend   B   H Hkv       T    D  mask      dtype     forward s  GFLOP/s   fwd+bwd s  GFLOP/s     peak"
+                "backend   B   H Hkv       T    D  mask      dtype     forward s  GFLOP/s  % of ceiling   fwd+bwd s  GFLOP/s"
+                    + "  % of ceiling        peak"
             )
         }
         for shape in shapes {
@@ -56,7 +59,7 @@ struct AttentionBenchCommand: ParsableCommand {
                 let choice = try AttentionChoice(
                     backend: backend, local: "auto", ranks: isDistributed ? ranks : 1, in: zoo)
                 let measure = try AttentionMeasurement(
-                    choice, numbers, try mask.attentionMask(), type, ranks: isDistributed ? ranks : 1, layout,
+                    choice, numbers, attentionMask, type, ranks: isDistributed ? ranks : 1, layout,
                     seconds: seconds, runs: max(1, runs))
                 print(json ? try measure.json(mask.name) : measure.row(mask.name))
             }
@@ -73,6 +76,8 @@ struct AttentionMeasurement {
     let ranks: Int
     let forwardSeconds, forwardBackwardSeconds: Double
     let forwardFLOPs: Double
+    /// Floating-point operations a second that the threads of all ranks reach in registers, measured before, between and after.
+    let ceiling: Double
     /// Of the rank that needed most.
     let peakBytes: Int
 
@@ -82,7 +87,7 @@ struct AttentionMeasurement {
         seconds: Double, runs minimumRuns: Int
     ) throws {
         let threads = try Terminal.threads() ?? CPUDevice.defaultThreads
-        struct Times: Sendable { var forward, both: Double; var peak: Int }
+        struct Times: Sendable { var forward, both, ceiling: Double; var peak: Int }
         let times = try InProcessRanks.run(ranks, threads: threads) { communicator, device -> Times in
             let (B, H, Hkv, T, D) = (shape[0], shape[1], shape[2], shape[3], shape[4])
             let positions = layout.positions(length: T, rank: communicator.rank, size: communicator.size)
@@ -114,12 +119,20 @@ struct AttentionMeasurement {
                     if decision.integers[0] == 1 { return runs.sorted()[runs.count / 2] }
                 }
             }
+            // All ranks at once, as they will run.
+            func ceiling() throws -> Double {
+                try communicator.barrier()
+                return BlockwiseAttention.arithmeticCeiling(dtype, on: device)
+            }
+            var ceilings = [try ceiling()]
             let forward = try median { _ = try backend.forward(q: q, k: k, v: v, problem) }
+            ceilings.append(try ceiling())
             let both = try median {
                 let result = try backend.forward(q: q, k: k, v: v, problem)
                 _ = try backend.backward(dOut: dOut, q: q, k: k, v: v, result, problem)
             }
-            return Times(forward: forward, both: both, peak: device.ledger.peak())
+            ceilings.append(try ceiling())
+            return Times(forward: forward, both: both, ceiling: ceilings.sorted()[1], peak: device.ledger.peak())
         }
         self.backend = choice.description
         self.shape = shape
@@ -129,6 +142,7 @@ struct AttentionMeasurement {
         forwardSeconds = times.map(\.forward).max()!
         forwardBackwardSeconds = times.map(\.both).max()!
         peakBytes = times.map(\.peak).max()!
+        ceiling = times.map(\.ceiling).reduce(0, +)
         forwardFLOPs = 4 * Double(shape[0] * shape[1] * shape[4]) * Self.visiblePairs(shape[3], mask)
     }
 
@@ -150,6 +164,7 @@ struct AttentionMeasurement {
             "forwardSeconds": forwardSeconds, "forwardBackwardSeconds": forwardBackwardSeconds,
             "forwardGFLOPS": forwardFLOPs / forwardSeconds / 1e9,
             "forwardBackwardGFLOPS": 3.5 * forwardFLOPs / forwardBackwardSeconds / 1e9, "peakBytes": peakBytes,
+            "ceilingGFLOPS": ceiling / 1e9,
         ]
         let data = try JSONSerialization.data(withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes])
         return String(decoding: data, as: UTF8.self)
@@ -157,11 +172,13 @@ struct AttentionMeasurement {
 
     func row(_ mask: String) -> String {
         let numbers = [(shape[0], 3), (shape[1], 4), (shape[2], 4), (shape[3], 8), (shape[4], 5)]
+        func rate(_ operations: Double, _ seconds: Double) -> String {
+            leading(Terminal.number(operations / seconds / 1e9, 1), 9)
+                + leading(Terminal.number(100 * operations / seconds / ceiling, 1), 14)
+        }
         return padded(backend, 8) + numbers.map { leading("\($0.0)", $0.1) }.joined() + "  " + padded(mask, 10)
             + padded(dtype.rawValue, 9) + leading(Terminal.number(forwardSeconds), 10)
-            + leading(Terminal.number(forwardFLOPs / forwardSeconds / 1e9, 1), 9)
-            + leading(Terminal.number(forwardBackwardSeconds), 12)
-            + leading(Terminal.number(3.5 * forwardFLOPs / forwardBackwardSeconds / 1e9, 1), 9)
-            + leading(Terminal.bytes(peakBytes), 12)
+            + rate(forwardFLOPs, forwardSeconds) + leading(Terminal.number(forwardBackwardSeconds), 12)
+            + rate(3.5 * forwardFLOPs, forwardBackwardSeconds) + leading(Terminal.bytes(peakBytes), 12)
     }
 }

@@ -394,6 +394,49 @@ let kernelSets: [String] = {
         compare(run.dbias, "dbias") { $0.bias![$1] += $2 }
     }
 
+    // MARK: the exponential
+
+    @Test(arguments: kernelSets) func exponentialsAreWithinTwoUlp(_ kernels: String) {
+        #expect(rz_attention_set_kernels(kernels))
+        defer { rz_attention_set_kernels(nil) }
+        var random = SplitMix64(seed: 23)
+        let count = 1 << 20
+        let x = (0..<count).map { Float($0) * (127 + 126) / Float(count) - 126 + Float(random.normal()) * 1e-3 }
+            .map { max($0, -126) }
+        var y = [Float](repeating: 0, count: count)
+        rz_attention_exp2_f32(x, &y, Int64(count))
+        let worst = zip(x, y).reduce(0.0) { worst, pair in
+            let exact = exp2(Double(pair.0))
+            return max(worst, abs(Double(pair.1) - exact) / Double(Float(exact).ulp))
+        }
+        #expect(worst <= 2, "\(worst) ulp in float32")
+        let wide = x.map { Double($0) * 8 }
+        var powers = [Double](repeating: 0, count: count)
+        rz_attention_exp2_f64(wide, &powers, Int64(count))
+        // The library's exp2 is the reference, itself within half an ulp or so.
+        let furthest = zip(wide, powers).reduce(0.0) { max($0, abs($1.1 - exp2($1.0)) / exp2($1.0).ulp) }
+        #expect(furthest <= 2, "\(furthest) ulp in float64")
+    }
+
+    @Test(arguments: kernelSets) func exponentialsOfHiddenKeysAreZero(_ kernels: String) {
+        #expect(rz_attention_set_kernels(kernels))
+        defer { rz_attention_set_kernels(nil) }
+        let x: [Float] = [-160, -1000, -3e38, -.infinity, .nan, 0]
+        var y = [Float](repeating: 5, count: x.count)
+        rz_attention_exp2_f32(x, &y, Int64(x.count))
+        #expect(y[..<4].allSatisfy { $0 == 0 } && y[4].isNaN && y[5] == 1)
+    }
+
+    @Test(arguments: kernelSets) func multiplyAddsAreCounted(_ kernels: String) {
+        #expect(rz_attention_set_kernels(kernels))
+        defer { rz_attention_set_kernels(nil) }
+        for bytes in [4, 8] {
+            let one = rz_attention_multiply_adds(bytes, 1)
+            // At least 8 chains of at least two lanes, 2 operations each.
+            #expect(one >= 32 && rz_attention_multiply_adds(bytes, 1000) == 1000 * one)
+        }
+    }
+
     // MARK: edges
 
     @Test func noQueriesOrNoKeysChangeNothing() {

@@ -76,6 +76,11 @@ import Testing
             "attention", "bench", "--backends", "cpu", "--shapes", "1,2,1,32,8", "--seconds", "0", "--json")
         let object = try result.json()
         #expect(object["backend"] as? String == "cpu" && object["tokens"] as? Int == 32)
-        #expect((object["forwardSeconds"] as? Double ?? 0) > 0)
+        #expect((object["forwardSeconds"] as? Double ?? 0) > 0 && (object["ceilingGFLOPS"] as? Double ?? 0) > 0)
+    }
+
+    @Test func aWrongWindowPrintsNoHeader() throws {
+        let result = try Tool.run(["attention", "bench", "--shapes", "1,1,1,8,8", "--window", "wide"])
+        #expect(result.code == 64 && result.text.isEmpty && result.errors.contains("wide"))
     }
 }
