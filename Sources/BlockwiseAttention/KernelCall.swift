@@ -38,7 +38,7 @@ struct KernelCall {
     let q, k, v: KernelTensor
     private let problem: AttentionProblem
     private let products: rz_attention_products
-    private let device: CPUDevice
+    private let device: any Device
     private let batch: Int
     private let queryPositions, keyPositions: Tensor
     private let queryDocuments, keyDocuments: Tensor?
@@ -47,12 +47,12 @@ struct KernelCall {
     init(
         _ q: Tensor, _ k: Tensor, _ v: Tensor, _ problem: AttentionProblem, _ products: rz_attention_products
     ) throws {
-        guard let device = q.device as? CPUDevice else {
+        guard q.device is CPUDevice || q.device is RehearsalDevice else {
             throw RingZooError(
                 .config, "this attention backend runs on the CPU, but its tensors are on \(q.device.name)")
         }
         problem.check(q: q, k: k, v: v)
-        self.device = device
+        device = q.device
         self.problem = problem
         self.products = products
         batch = q.shape[0]
@@ -68,6 +68,25 @@ struct KernelCall {
 
     /// Uninitialised memory that lives as long as the tensor returned.
     func workspace(_ byteCount: Int) -> Tensor { Tensor(uninitialised: [max(64, byteCount)], .bool, on: device) }
+
+    /// On a rehearsal, lets the time of so many matrix products over the visible pairs pass, and says that nothing is to be computed.
+    func isRehearsed(products: Int) -> Bool {
+        guard let rehearsal = device as? RehearsalDevice else { return false }
+        let pairs = problem.mask.visiblePairs(queries: problem.queries, keys: problem.keys, batch: batch)
+        let flops = 2 * Double(products * problem.heads * problem.headSize) * Double(pairs)
+        rehearsal.spend(.attention, flops: flops, rate: rehearsal.speed.attention)
+        return true
+    }
+
+    private var executor: rz_attention_executor {
+        if let rehearsal = device as? RehearsalDevice {
+            return rz_attention_executor(run: nil, pool: nil, workers: Int64(rehearsal.workers))
+        }
+        let pool = (device as! CPUDevice).pool
+        return rz_attention_executor(
+            run: { pool, count, body, argument in rz_pool_run(OpaquePointer(pool!), count, body!, argument) },
+            pool: UnsafeMutableRawPointer(pool.handle), workers: Int64(pool.workers))
+    }
 
     /// Calls `body` with the problem and the device's threads.
     func run(
@@ -103,9 +122,7 @@ struct KernelCall {
             p.dropout_seed = dropout.seed
         }
         p.products = products
-        var executor = rz_attention_executor(
-            run: { pool, count, body, argument in rz_pool_run(OpaquePointer(pool!), count, body!, argument) },
-            pool: UnsafeMutableRawPointer(device.pool.handle), workers: Int64(device.pool.workers))
+        var executor = executor
         // Everything the C structs point at is held by `self` until the call has returned.
         return withExtendedLifetime(self) {
             guard let slopes = problem.mask.alibiSlopes else { return Int(body(&p, &executor)) }

@@ -19,7 +19,7 @@ struct Ringzoo: ParsableCommand {
         version: versionText,
         subcommands: [
             TrainCommand.self, EvaluateCommand.self, GenerateCommand.self, ForwardCommand.self, CheckpointCommand.self,
-            AttentionCommand.self, ModelsCommand.self, BackendsCommand.self, DoctorCommand.self,
+            AttentionCommand.self, PlanCommand.self, ModelsCommand.self, BackendsCommand.self, DoctorCommand.self,
         ])
 
     static var versionText: String {

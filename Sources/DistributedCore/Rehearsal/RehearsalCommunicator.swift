@@ -1,0 +1,115 @@
+import AttentionCore
+import Synchronization
+import TensorCore
+
+/// One rank of a group that is not there: what its peers would send arrives as memory without values, at the time it would arrive.
+///
+/// All ranks are taken to do the same at the same time, so a peer's message has the size of this rank's own. The positions of a
+/// key block on its way around the ring are those of the rank it would come from.
+public final class RehearsalCommunicator: Communicator {
+    public let name = "rehearsal"
+    public let rank: Int
+    public let size: Int
+    public var device: any Device { clock }
+    private let clock: RehearsalDevice
+    private let link: Link
+    /// What each rank holds, to know whose block comes next.
+    private let shards: [Positions]
+    private let sent = Mutex(Traffic())
+
+    public init(
+        rank: Int, size: Int, length: Int, layout: SequenceLayout, link: Link, on device: RehearsalDevice
+    ) {
+        self.rank = rank
+        self.size = size
+        self.link = link
+        clock = device
+        shards = (0..<size).map { layout.positions(length: length, rank: $0, size: size) }
+    }
+
+    public var traffic: Traffic { sent.withLock { $0 } }
+
+    private func count(_ messages: Int, _ bytes: Int) {
+        sent.withLock {
+            $0.messages += messages
+            $0.bytes += bytes
+        }
+    }
+
+    /// Lets `messages` of so many bytes pass one after the other.
+    private func exchange(_ messages: Int, _ bytes: Int) {
+        if messages == 0 { return }
+        count(messages, messages * bytes)
+        clock.wait(until: clock.clock + Double(messages) * link.seconds(bytes))
+    }
+
+    private func copy(_ message: Message) -> Message {
+        Message(
+            message.tensors.map { Tensor(uninitialised: $0.shape, $0.dtype, on: clock) }, integers: message.integers)
+    }
+
+    public func startRotate(_ message: Message) throws -> any PendingRotation {
+        count(1, message.byteCount)
+        var arriving = message
+        if let holder = shards.firstIndex(where: { $0.numbers == message.integers }) {
+            arriving.integers = shards[(holder + size - 1) % size].numbers
+        }
+        // What is strided is packed by the rank that owns it.
+        let packed = message.tensors.map { $0.detached.contiguous() }
+        return Rotation(
+            communicator: self, packed: packed, arriving: arriving,
+            arrival: clock.clock + link.seconds(message.byteCount))
+    }
+
+    private struct Rotation: PendingRotation {
+        let communicator: RehearsalCommunicator
+        let packed: [Tensor]
+        /// In the shapes of what comes.
+        let arriving: Message
+        let arrival: Double
+
+        func wait() -> Message {
+            communicator.clock.wait(until: arrival)
+            return communicator.copy(arriving)
+        }
+    }
+
+    public func allGather(_ message: Message) throws -> [Message] {
+        exchange(size - 1, message.byteCount)
+        return (0..<size).map { $0 == rank ? message : copy(message) }
+    }
+
+    public func allReduce(_ tensor: Tensor) throws -> Tensor {
+        if size == 1 { return tensor }
+        let sum = Tensor(uninitialised: tensor.shape, tensor.dtype, on: clock)
+        exchange(2 * (size - 1), tensor.byteCount / size)
+        return sum
+    }
+
+    public func reduceScatter(_ tensor: Tensor) throws -> Tensor {
+        exchange(size - 1, tensor.byteCount / size)
+        return Tensor(
+            uninitialised: [tensor.shape[0] / size] + tensor.shape.dropFirst(), tensor.dtype, on: clock)
+    }
+
+    public func allToAll(_ messages: [Message]) throws -> [Message] {
+        for (peer, message) in messages.enumerated() where peer != rank { exchange(1, message.byteCount) }
+        return messages.map(copy)
+    }
+
+    public func broadcast(_ message: Message, from root: Int) throws -> Message {
+        exchange(size > 1 ? 1 : 0, message.byteCount)
+        return message
+    }
+
+    public func barrier() throws { exchange(size > 1 ? 1 : 0, 0) }
+
+    public func split(color: Int) throws -> any Communicator {
+        throw RingZooError(.internalFailure, "a rehearsal has one group of ranks")
+    }
+}
+
+extension Positions {
+    /// Start, count and stride of each run, as key blocks carry them.
+    fileprivate var numbers: [Int] { runs.flatMap { [$0.start, $0.count, $0.stride] } }
+}

@@ -1,0 +1,112 @@
+import AttentionCore
+import DataCore
+import DistributedCore
+import NeuralCore
+import TensorCore
+import TrainingCore
+
+/// What one training step takes on one rank, found by running it where nothing is computed (`RehearsalDevice`): the model, the
+/// trainer, the optimizer and the ring are the ones that train.
+public struct StepRehearsal: Sendable, Hashable {
+    /// What is rehearsed.
+    public struct Setting: Sendable {
+        /// Tokens of a row, over all ranks.
+        public var context: Int
+        public var batch = 1
+        /// Micro-batches of an update.
+        public var accumulate = 1
+        /// Ranks the sequence is cut over, and the one that is looked at.
+        public var ranks = 1
+        public var rank = 0
+        public var layout = SequenceLayout.zigzag
+        public var precision = NeuralCore.Precision.float32
+        public var memory = SequenceContext.MemoryPlan()
+
+        public init(context: Int) { self.context = context }
+
+        /// A step of a training run, on rank 0.
+        public init(of run: TrainingRun) {
+            context = run.dataset.options.context
+            batch = run.config.data.batch
+            accumulate = run.plan.accumulate
+            ranks = run.config.parallel.sequence
+            layout = run.plan.layout
+            precision = run.plan.precision
+            memory = run.plan.memory
+        }
+    }
+
+    /// Most bytes at once, by kind.
+    public let peakBytes: [MemoryKind: Int]
+    public let seconds: Double
+    public let spending: [RehearsalDevice.Part: RehearsalDevice.Spending]
+    /// What this rank sends.
+    public let traffic: Traffic
+
+    /// Peak bytes of weights, gradients and optimizer state.
+    public var stateBytes: Int {
+        peakBytes.reduce(0) { $1.key == .working ? $0 : $0 + $1.value }
+    }
+    /// Peak bytes of activations and ring buffers.
+    public var workingBytes: Int { peakBytes[.working] ?? 0 }
+    /// Floating-point operations of products and attention, on this rank.
+    public var flops: Double { spending.values.reduce(0) { $0 + $1.flops } }
+
+    /// - Parameters:
+    ///   - attention: the backend over this communicator.
+    ///   - workers: threads of the rank's device.
+    public init(
+        of blueprint: any ModelBlueprint, _ setting: Setting, on speed: DeviceSpeed, workers: Int, link: Link,
+        attention: (any Communicator) throws -> any AttentionBackend
+    ) throws {
+        let device = RehearsalDevice(speed: speed, workers: workers)
+        let ranks = RehearsalCommunicator(
+            rank: setting.rank, size: setting.ranks, length: setting.context, layout: setting.layout, link: link,
+            on: device)
+        var plan = TrainingPlan(
+            steps: 2, schedule: try Schedule(.constant, rate: 1e-3, finalRate: 0, warmup: 0, steps: 2))
+        plan.accumulate = setting.accumulate
+        plan.layout = setting.layout
+        plan.precision = setting.precision
+        plan.memory = setting.memory
+        let backend = try attention(ranks)
+        func makeTrainer(_ model: some LanguageModel) -> any StepTaker {
+            let loader = DataLoader(BlankRows(context: setting.context), rowsPerBatch: setting.batch, seed: 1)
+            return Trainer(
+                model, optimizer: AdamW(for: model), loader: loader, plan: plan, attention: backend,
+                communicator: ranks)
+        }
+        // Nobody else holds the model, or its weights would be copied before they are updated.
+        var trainer = makeTrainer(try blueprint.make(seed: nil, on: device))
+        device.ledger.resetPeak()
+        device.startClock()
+        try trainer.takeOneStep()
+        let kinds = MemoryKind.allCases.map { ($0, device.ledger.peak($0)) }
+        peakBytes = Dictionary(uniqueKeysWithValues: kinds)
+        seconds = device.clock
+        spending = device.spending
+        traffic = ranks.traffic
+    }
+}
+
+/// A trainer whose model's type is not known.
+private protocol StepTaker {
+    mutating func takeOneStep() throws
+}
+
+extension Trainer: StepTaker {
+    fileprivate mutating func takeOneStep() throws { _ = try takeStep() }
+}
+
+/// Rows of token 0, all of which are learned.
+private struct BlankRows: RowSource {
+    let context: Int
+    let rowCount = 1
+
+    func append(row index: Int, to batch: inout Batch) {
+        let tokens = [Int32](repeating: 0, count: context)
+        var writer = RowWriter(&batch, resetPositions: false)
+        writer.appendDocument(tokens: tokens[...], targets: tokens)
+        batch = writer.finish()
+    }
+}

@@ -1,0 +1,92 @@
+import DistributedCore
+import NeuralCore
+import TensorCore
+import Testing
+import ZooCore
+
+/// A step that was only rehearsed, against the step itself.
+@Suite struct RehearsalTests {
+    static let settings: [[String]] = [
+        ["attention.backend=cpu"],
+        ["attention.backend=blas", "data.batch=3"],
+        ["attention.backend=cpu", "precision=bf16"],
+        ["attention.backend=cpu", "memory.rematerialise=block", "data.accumulate=2"],
+        ["attention.backend=cpu", "memory.feedForwardChunk=8", "memory.lossChunk=16"],
+        ["attention.backend=ring", "parallel.sequence=2", "attention.layout=zigzag"],
+        ["attention.backend=ring", "parallel.sequence=4", "attention.layout=contiguous", "memory.rematerialise=block"],
+        ["attention.backend=ring", "parallel.sequence=3", "attention.layout=striped", "data.context=97"],
+        ["attention.backend=ring", "parallel.sequence=5", "attention.layout=zigzag", "precision=bf16"],
+    ]
+    /// No test asks for the time.
+    private static let speed = DeviceSpeed(products: 1e12, attention: 1e12, memory: 1e11, launch: 1e-6)
+    private static let link = Link(bandwidth: 1e10, latency: 1e-5)
+
+    private func rehearse(_ job: Job, rank: Int, workers: Int = 1) throws -> StepRehearsal {
+        var setting = StepRehearsal.Setting(of: job.run)
+        setting.rank = rank
+        return try StepRehearsal(
+            of: job.run.blueprint, setting, on: Self.speed, workers: workers, link: Self.link
+        ) { try job.run.attention.make(over: $0) }
+    }
+
+    @Test(arguments: settings)
+    func aRehearsalTakesTheBytesOfTheStep(_ settings: [String]) throws {
+        let job = try Job(settings)
+        let measured = try job.onRanks { trainer, device in
+            device.ledger.resetPeak()
+            _ = try trainer.stepOnce()
+            return MemoryKind.allCases.map { device.ledger.peak($0) }
+        }
+        for (rank, peaks) in measured.enumerated() {
+            let rehearsal = try rehearse(job, rank: rank)
+            #expect(MemoryKind.allCases.map { rehearsal.peakBytes[$0]! } == peaks, "\(settings), rank \(rank)")
+        }
+    }
+
+    /// FLOPs of products are 2 a parameter and token forward and 4 backward, but for the embedding, whose rows are looked up.
+    @Test func flopsAreThoseOfTheModel() throws {
+        let job = try Job("attention.backend=cpu", "data.context=64", "data.batch=1")
+        let step = try rehearse(job, rank: 0)
+        let (T, M, V, layers) = (64.0, 64.0, 256.0, 2.0)
+        let products = step.spending[.products]!.flops
+        // Norms have 2 M a layer and M at the end, and no products.
+        let weights = Double(job.run.blueprint.parameterCount) - V * M - (2 * layers + 1) * M
+        #expect(products == 6 * T * weights)
+        // Two products of every visible pair forward, five backward; 4 heads of 16.
+        #expect(step.spending[.attention]!.flops == layers * 7 * 2 * 64 * (T * (T + 1) / 2))
+    }
+
+    /// A ring that sends faster than it computes waits for the gradients' sum alone; one that does not waits for the blocks.
+    @Test func transferHidesBehindComputation() throws {
+        let job = try Job("attention.backend=ring", "parallel.sequence=4", "data.context=2048", "data.batch=1")
+        func waiting(_ bandwidth: Double) throws -> Double {
+            let setting = StepRehearsal.Setting(of: job.run)
+            let step = try StepRehearsal(
+                of: job.run.blueprint, setting, on: Self.speed, workers: 1,
+                link: Link(bandwidth: bandwidth, latency: 0)
+            ) { try job.run.attention.make(over: $0) }
+            let gradients = 2 * 3 / 4 * Double(4 * job.run.blueprint.parameterCount) / bandwidth
+            return step.spending[.communication]!.seconds - gradients
+        }
+        let (fast, slow) = (try waiting(1e12), try waiting(1e7))
+        let launches = 1e-6 * 1000
+        #expect(fast < launches)
+        // Each layer sends 3 blocks forward, 3 backward and 4 gradients of dK and dV, 512 tokens of 2 heads of 16 each, float32.
+        let block = 2.0 * 512 * 2 * 16 * 4
+        #expect(slow > 0.9 * 2 * (3 + 3 + 4) * block / 1e7 - launches)
+    }
+
+    @Test func theLongestContextFitsAndTheNextDoesNot() throws {
+        let job = try Job("attention.backend=ring", "parallel.sequence=2")
+        for megabytes in [4, 16, 200] {
+            let device = PlannedDevice(
+                name: "small", memory: megabytes << 20, peak: 1e12, speed: Self.speed, link: Self.link)
+            let planner = Planner(job.run.blueprint, on: device) { try job.run.attention.make(over: $0) }
+            var setting = StepRehearsal.Setting(of: job.run)
+            setting.context = try planner.longestContext(setting)
+            #expect(try planner.plan(setting).fits, "\(megabytes) MiB, \(setting.context) tokens")
+            setting.context += max(128, setting.context / 100)
+            #expect(try !planner.plan(setting).fits, "\(megabytes) MiB, \(setting.context) tokens")
+        }
+    }
+}

@@ -1,0 +1,51 @@
+import Foundation
+import Testing
+
+/// Plans on the command line.
+@Suite struct PlanTests {
+    @Test func aPlanForAConfigIsTheRunItself() throws {
+        let folder = try TemporaryFolder()
+        try folder.write("corpus.txt", String(repeating: "The harbour lies still. ", count: 100))
+        try folder.write(
+            "run.yaml",
+            """
+            model: { name: llama, preset: debug }
+            attention: { backend: ring, local: cpu }
+            parallel: { sequence: 2 }
+            data: { path: corpus.txt, context: 64, batch: 2 }
+            run: { directory: out, steps: 2, evaluateEvery: none }
+            """)
+        // As many threads as ranks: kernels ask for memory per thread.
+        let threads = ["RINGZOO_THREADS": "2"]
+        let plans = try Tool.succeed("plan", "run.yaml", "--json", in: folder, environment: threads).json()["plans"]
+        let plan = try #require((plans as? [[String: Any]])?.first)
+        #expect(folder.names == ["corpus.txt", "run.yaml"])
+        try Tool.succeed("train", "run.yaml", in: folder, environment: threads)
+        let metrics = try String(contentsOfFile: folder / "out/metrics.jsonl", encoding: .utf8)
+        let last = try #require(metrics.split(separator: "\n").last)
+        let step = try #require(JSONSerialization.jsonObject(with: Data(last.utf8)) as? [String: Any])
+        let bytes = try #require(plan["bytes"] as? [String: Int])
+        #expect(bytes["activations and ring buffers"] == (step["peakBytes"] as? [Int])?.max())
+        #expect(plan["fits"] as? Bool == true && (plan["longestContext"] as? Int ?? 0) > 64)
+    }
+
+    @Test func whatDoesNotFitIsSaidWithAReason() throws {
+        let result = try Tool.run(["plan", "--model", "llama/65b", "--context", "1K", "--devices", "2"])
+        #expect(result.code == 1)
+        #expect(result.text.contains("DOES NOT FIT"))
+        #expect(result.errors.contains("weights, gradients and optimizer state alone take"))
+    }
+
+    @Test func thePapersTableIsPrinted() throws {
+        let text = try Tool.succeed("plan", "--paper").text
+        #expect(text.contains("TPUv4-1024") && text.contains("16,384") && text.contains("11 of 13 rows within 2.5x"))
+    }
+
+    @Test func wrongArgumentsAreNamed() throws {
+        try Tool.fail(64, ["nothing to plan for"], "plan")
+        try Tool.fail(64, ["no device 'a10'", "a100-80g"], "plan", "--model", "llama/7b", "--device", "a10")
+        try Tool.fail(64, ["--context is '12Q'", "128K"], "plan", "--model", "llama/7b", "--context", "12Q")
+        try Tool.fail(64, ["--model is '7b'", "llama/7b"], "plan", "--model", "7b")
+        try Tool.fail(78, ["\"8b\"", "llama3-8b"], "plan", "--model", "llama/8b")
+    }
+}
