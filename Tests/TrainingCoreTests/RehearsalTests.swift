@@ -19,7 +19,7 @@ import ZooCore
     ]
     /// No test asks for the time.
     private static let speed = DeviceSpeed(products: 1e12, attention: 1e12, memory: 1e11, launch: 1e-6)
-    private static let link = Link(bandwidth: 1e10, latency: 1e-5)
+    private static let link = LinkSpeed(bandwidth: 1e10, latency: 1e-5)
 
     private func rehearse(_ job: Job, rank: Int, workers: Int = 1) throws -> StepRehearsal {
         var setting = StepRehearsal.Setting(of: job.run)
@@ -63,7 +63,7 @@ import ZooCore
             let setting = StepRehearsal.Setting(of: job.run)
             let step = try StepRehearsal(
                 of: job.run.blueprint, setting, on: Self.speed, workers: 1,
-                link: Link(bandwidth: bandwidth, latency: 0)
+                link: LinkSpeed(bandwidth: bandwidth, latency: 0)
             ) { try job.run.attention.make(over: $0) }
             let gradients = 2 * 3 / 4 * Double(4 * job.run.blueprint.parameterCount) / bandwidth
             return step.spending[.communication]!.seconds - gradients

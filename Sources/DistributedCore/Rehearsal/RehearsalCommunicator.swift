@@ -12,13 +12,13 @@ public final class RehearsalCommunicator: Communicator {
     public let size: Int
     public var device: any Device { clock }
     private let clock: RehearsalDevice
-    private let link: Link
+    private let link: LinkSpeed
     /// What each rank holds, to know whose block comes next.
     private let shards: [Positions]
     private let sent = Mutex(Traffic())
 
     public init(
-        rank: Int, size: Int, length: Int, layout: SequenceLayout, link: Link, on device: RehearsalDevice
+        rank: Int, size: Int, length: Int, layout: SequenceLayout, link: LinkSpeed, on device: RehearsalDevice
     ) {
         self.rank = rank
         self.size = size

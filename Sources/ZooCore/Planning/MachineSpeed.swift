@@ -8,7 +8,7 @@ import TensorCore
 public struct MachineSpeed: Sendable {
     /// Of all threads together.
     public let speed: DeviceSpeed
-    public let link: Link
+    public let link: LinkSpeed
     public let threads: Int
 
     /// Measures products, attention with `attention`, passes over memory, small operations, and the exchange between two in-process
@@ -49,7 +49,7 @@ public struct MachineSpeed: Sendable {
             return (latency: try hop(small), large: try hop(large))
         }[0]
         speed = DeviceSpeed(products: products, attention: attentionRate, memory: memory, launch: launch)
-        link = Link(
+        link = LinkSpeed(
             bandwidth: Double(4 << 20) / max(1e-9, pieces.large - pieces.latency), latency: pieces.latency)
         self.threads = threads
     }

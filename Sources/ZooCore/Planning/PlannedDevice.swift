@@ -12,7 +12,7 @@ public struct PlannedDevice: Sendable, Hashable {
     /// Peak FLOP/s of dense products in this precision; what MFU is a share of.
     public var peak: Double
     public var speed: DeviceSpeed
-    public var link: Link
+    public var link: LinkSpeed
     /// Threads its kernels run on; 1 for an accelerator.
     public var workers = 1
 
@@ -35,10 +35,10 @@ public struct PlannedDevice: Sendable, Hashable {
             speed: DeviceSpeed(
                 products: productShare * peak, attention: attentionShare * peak, memory: preset.bandwidth * 1e9,
                 launch: 5e-6),
-            link: Link(bandwidth: preset.link * 1e9, latency: 1e-5))
+            link: LinkSpeed(bandwidth: preset.link * 1e9, latency: 1e-5))
     }
 
-    public init(name: String, memory: Int, peak: Double, speed: DeviceSpeed, link: Link, workers: Int = 1) {
+    public init(name: String, memory: Int, peak: Double, speed: DeviceSpeed, link: LinkSpeed, workers: Int = 1) {
         self.name = name
         self.memory = memory
         self.peak = peak

@@ -56,7 +56,7 @@ public struct StepRehearsal: Sendable, Hashable {
     ///   - attention: the backend over this communicator.
     ///   - workers: threads of the rank's device.
     public init(
-        of blueprint: any ModelBlueprint, _ setting: Setting, on speed: DeviceSpeed, workers: Int, link: Link,
+        of blueprint: any ModelBlueprint, _ setting: Setting, on speed: DeviceSpeed, workers: Int, link: LinkSpeed,
         attention: (any Communicator) throws -> any AttentionBackend
     ) throws {
         let device = RehearsalDevice(speed: speed, workers: workers)

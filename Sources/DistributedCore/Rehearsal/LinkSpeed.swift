@@ -1,5 +1,5 @@
 /// How messages travel between two ranks.
-public struct Link: Sendable, Hashable, Codable {
+public struct LinkSpeed: Sendable, Hashable, Codable {
     /// Bytes/s in each direction.
     public var bandwidth: Double
     /// Seconds from the start of a message to its first byte.
