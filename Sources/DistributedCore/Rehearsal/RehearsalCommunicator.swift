@@ -48,7 +48,7 @@ public final class RehearsalCommunicator: Communicator {
             message.tensors.map { Tensor(uninitialised: $0.shape, $0.dtype, on: clock) }, integers: message.integers)
     }
 
-    public func startRotate(_ message: Message) throws -> any PendingRotation {
+    public func startRotate(_ message: Message, hop: Int?) throws -> any PendingRotation {
         count(1, message.byteCount)
         var arriving = message
         if let holder = shards.firstIndex(where: { $0.numbers == message.integers }) {
@@ -81,8 +81,12 @@ public final class RehearsalCommunicator: Communicator {
 
     public func allReduce(_ tensor: Tensor) throws -> Tensor {
         if size == 1 { return tensor }
-        let sum = Tensor(uninitialised: tensor.shape, tensor.dtype, on: clock)
-        exchange(2 * (size - 1), tensor.byteCount / size)
+        let sum = Tensor.zeros(tensor.shape, tensor.dtype, on: clock)
+        // Each rank sums one piece, and all collect the pieces: one of them is held beside the sum at any time.
+        let piece = (tensor.elementCount + size - 1) / size
+        withExtendedLifetime(Tensor(uninitialised: [piece], tensor.dtype, on: clock)) {
+            exchange(2 * (size - 1), tensor.byteCount / size)
+        }
         return sum
     }
 
