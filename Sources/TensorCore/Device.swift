@@ -35,6 +35,8 @@ public protocol Device: AnyObject, Sendable {
     var ledger: MemoryLedger { get }
     /// True when `Storage.address` can be read by the host.
     var hasHostMemory: Bool { get }
+    /// Who is told about each operation as it runs; nil, the usual case, for nobody. A device without a profile ignores what is set.
+    var recorder: OperationRecorder? { get set }
 
     // Memory
 
@@ -97,6 +99,13 @@ public protocol Device: AnyObject, Sendable {
     func sgd(
         rate: Double, momentum: Double, decay: Double, gradientScale: Double, weight: Tensor, gradient: Tensor,
         buffer: Tensor?)
+}
+
+extension Device {
+    public var recorder: OperationRecorder? {
+        get { nil }
+        set {}
+    }
 }
 
 /// The numbers of one AdamW update (Loshchilov and Hutter 2019, algorithm 2); gradients are multiplied by `gradientScale` first.

@@ -147,11 +147,13 @@ public struct TrainingRun: Sendable {
     ///
     /// - Parameters:
     ///   - resume: go on from the newest whole checkpoint of the run's directory; without one, start.
+    ///   - profile: record some steps (see `StepProfiler`), report them as `.profiled`, and write `trace.json` into the run's directory.
     ///   - stop: asked for between steps; the run then saves and ends.
     ///   - fileSystem: where checkpoints go.
     /// - Throws: the first error that a rank met; every rank ends with it.
     public func train(
-        resume: Bool, stop: StopRequest = StopRequest(), fileSystem: any FileSystem = POSIXFileSystem(),
+        resume: Bool, profile: Bool = false, stop: StopRequest = StopRequest(),
+        fileSystem: any FileSystem = POSIXFileSystem(),
         _ observe: @escaping @Sendable (TrainingEvent) throws -> Void
     ) throws -> TrainingSummary {
         let folder = try CheckpointDirectory(checkpointFolder, keep: config.run.keep, fileSystem: fileSystem)
@@ -168,13 +170,15 @@ public struct TrainingRun: Sendable {
                 .corruptInput, "no checkpoint in \(checkpointFolder) is whole",
                 tried: found.damaged.map(\.error.message) + ["another run.directory starts a new run"])
         }
+        let profiler = profile ? StepProfiler(ranks: config.parallel.sequence) : nil
         // Threads of ranks may end a moment after the run has returned; the folder's lock must not wait for them.
         return try withExtendedLifetime(folder) {
             try InProcessRanks.run(config.parallel.sequence, threads: threads, deadline: config.parallel.deadline) {
                 [weak folder] communicator, device in
                 device.ledger.budget = config.memory.budget
                 let rank = RankRun(
-                    run: self, folder: folder!, stop: stop, observe: observe, communicator: communicator)
+                    run: self, folder: folder!, stop: stop, observe: observe, communicator: communicator,
+                    profiler: profiler)
                 return try rank.train(resumingFrom: found.reader, damaged: found.damaged)
             }[0]
         }

@@ -88,6 +88,14 @@ int rz_pool_workers(const rz_pool *pool);
 /// a call from inside a body runs on the calling worker alone.
 void rz_pool_run(rz_pool *pool, int64_t count, rz_pool_body body, void *argument);
 
+// MARK: ceilings (ceilings.c)
+
+/// A loop of float32 multiply-adds on registers with the widest vectors this machine has, and how many operations it does.
+void rz_fma_work(int64_t iterations);
+double rz_fma_operations(int64_t iterations);
+/// Reads n floats, n a multiple of 64.
+void rz_read_work(const float *x, int64_t n);
+
 // MARK: waiting (monitor.c)
 
 typedef struct rz_monitor rz_monitor;

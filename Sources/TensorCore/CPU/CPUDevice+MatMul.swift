@@ -2,6 +2,9 @@ import COpenBLAS
 
 extension CPUDevice {
     public func matmul(_ a: Tensor, _ b: Tensor, into out: Tensor, accumulate: Bool) {
+        let span = recorder?.open(
+            "matmul", flops: 2 * Double(out.elementCount * a.shape[a.rank - 1]), moving: [a, b, out])
+        defer { span?.close() }
         if out.elementCount == 0 { return }
         switch out.dtype {
         case .float32, .float64:

@@ -12,6 +12,12 @@ public final class CPUDevice: Device {
     public let pool: ThreadPool
     public let hasHostMemory = true
     let allocator = CachingAllocator()
+    private let slot = RecorderSlot()
+
+    public var recorder: OperationRecorder? {
+        get { slot.current }
+        set { slot.current = newValue }
+    }
 
     /// - Parameter threads: worker threads including the caller; nil for `defaultThreads`.
     public init(name: String = "cpu", threads: Int? = nil) {
