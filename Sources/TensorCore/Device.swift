@@ -56,6 +56,9 @@ public protocol Device: AnyObject, Sendable {
     func unary(_ operation: UnaryOperation, _ x: Tensor, into out: Tensor)
     /// `out` may be one of the operands' own storage (in place).
     func binary(_ operation: BinaryOperation, _ a: Tensor, _ b: Tensor, into out: Tensor)
+    /// silu(gate) up, all contiguous.
+    func swiGLU(_ gate: Tensor, _ up: Tensor, into out: Tensor)
+    func swiGLUPullback(_ gate: Tensor, _ up: Tensor, _ g: Tensor, dGate: Tensor, dUp: Tensor)
     func compare(_ operation: Comparison, _ a: Tensor, _ b: Tensor, into out: Tensor)
     func select(_ condition: Tensor, _ a: Tensor, _ b: Tensor, into out: Tensor)
 

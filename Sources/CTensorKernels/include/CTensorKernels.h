@@ -26,6 +26,10 @@ int rz_unary(int op, int dtype, int64_t n, const void *x, int64_t sx, void *out,
 /// out[i] = op(a[i], b[i]); integer types support ADD to DIV, MAX and MIN. Integer division by zero gives 0.
 int rz_binary(int op, int dtype, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, void *out, int64_t so);
 int rz_compare(int op, int dtype, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, uint8_t *out, int64_t so);
+/// out[i] = silu(a[i]) b[i], contiguous, of a float type (as all three arrays).
+void rz_swiglu(int dtype, int64_t n, const void *a, const void *b, void *out);
+/// Its derivatives with respect to a and b, times g.
+void rz_swiglu_pullback(int dtype, int64_t n, const void *a, const void *b, const void *g, void *da, void *db);
 /// out[i] = condition[i] ? a[i] : b[i] for elements of `bytes` bytes.
 void rz_select(int bytes, int64_t n, const uint8_t *condition, int64_t sc, const void *a, int64_t sa, const void *b,
                int64_t sb, void *out, int64_t so);

@@ -43,6 +43,22 @@ extension CPUDevice {
         }
     }
 
+    public func swiGLU(_ gate: Tensor, _ up: Tensor, into out: Tensor) {
+        let span = recorder?.open("swiGLU", moving: [gate, up, out])
+        defer { span?.close() }
+        StridedLoop([out, gate, up]).run(on: pool) { count, p in
+            rz_swiglu(gate.dtype.kernelCode, count, p[1], p[2], p[0])
+        }
+    }
+
+    public func swiGLUPullback(_ gate: Tensor, _ up: Tensor, _ g: Tensor, dGate: Tensor, dUp: Tensor) {
+        let span = recorder?.open("swiGLUPullback", moving: [gate, up, g, dGate, dUp])
+        defer { span?.close() }
+        StridedLoop([dGate, dUp, gate, up, g]).run(on: pool) { count, p in
+            rz_swiglu_pullback(gate.dtype.kernelCode, count, p[2], p[3], p[4], p[0], p[1])
+        }
+    }
+
     public func compare(_ operation: Comparison, _ a: Tensor, _ b: Tensor, into out: Tensor) {
         let span = recorder?.open("\(operation)", moving: [a, b, out])
         defer { span?.close() }

@@ -35,6 +35,9 @@ public final class CPUDevice: Device {
     /// Bytes the allocator holds for reuse beyond what is live.
     public var cachedBytes: Int { allocator.cachedBytes }
 
+    /// How often memory had to come from the system so far: a training step after the first asks for none.
+    public var systemAllocations: Int { allocator.systemAllocations }
+
     /// Gives cached memory back to the system.
     public func trim() { allocator.trim() }
 
