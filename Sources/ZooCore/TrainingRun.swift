@@ -217,7 +217,7 @@ public struct TrainingRun: Sendable {
     private func environment(threads: Int) -> RunEnvironment {
         RunEnvironment(
             ranks: config.parallel.sequence, threadsPerRank: threads, attention: attention.description,
-            products: CPUDevice.productKernels)
+            products: "\(CPUDevice.float32Products), \(CPUDevice.productKernels)")
     }
 
     /// Says why going on from a checkpoint is not exact to the bit; nil where it is.
@@ -234,7 +234,7 @@ struct RunEnvironment: Codable, Hashable {
     var ranks: Int
     var threadsPerRank: Int
     var attention: String
-    /// OpenBLAS's kernel set.
+    /// Kernels of float32 products, and OpenBLAS's kernel set for the others.
     var products: String
 
     /// What differs from the environment of an earlier part of the run; nil where nothing does.

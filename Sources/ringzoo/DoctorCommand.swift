@@ -23,6 +23,7 @@ struct DoctorCommand: ParsableCommand {
         print(
             "attention kernels \(BlockwiseAttention.kernels)\(environment["RINGZOO_KERNELS"] == nil ? "" : " (forced by RINGZOO_KERNELS)")"
         )
+        print("float32 products  \(CPUDevice.float32Products)")
         print("OpenBLAS kernels  \(CPUDevice.productKernels)")
         if let forced = environment["OPENBLAS_CORETYPE"] {
             print(

@@ -65,6 +65,16 @@ void rz_rotary_row(int dtype, int64_t half, const void *x, const void *cosine, c
 /// Softmax cross-entropy of one row. Returns -log softmax(x)[target]; when dx is given, (softmax(x) - onehot) * scale.
 double rz_cross_entropy_row(int dtype, int64_t n, const void *x, int64_t target, double scale, void *dx);
 
+// MARK: products (products.c)
+
+/// 1 where this processor has float32 product kernels (AVX2 with FMA); where not, nothing else of this part may be called.
+int rz_has_products(void);
+/// Bytes of scratch memory that a call with these extents, or smaller ones, needs.
+int64_t rz_product_scratch(int64_t m, int64_t n, int64_t k);
+/// c [m, n] = a [m, k] b [k, n], or added to what is there; a and b at any two strides, the columns of c side by side.
+void rz_product(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_depth, const float *b,
+                int64_t b_depth, int64_t b_column, float *c, int64_t c_row, int accumulate, void *scratch);
+
 // MARK: optimizers (optimizer.c)
 
 /// AdamW, decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2): everything float32 or everything float64.

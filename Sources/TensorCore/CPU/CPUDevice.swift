@@ -32,6 +32,9 @@ public final class CPUDevice: Device {
     /// OpenBLAS's kernel set, for example "SkylakeX". The environment variable OPENBLAS_CORETYPE may force a slow one.
     public static var productKernels: String { String(cString: openblas_get_corename()) }
 
+    /// Who computes float32 products: our own kernels ("avx2"), or OpenBLAS and its kernel set ("OpenBLAS Zen").
+    public static var float32Products: String { rz_has_products() != 0 ? "avx2" : "OpenBLAS \(productKernels)" }
+
     /// Bytes the allocator holds for reuse beyond what is live.
     public var cachedBytes: Int { allocator.cachedBytes }
 
