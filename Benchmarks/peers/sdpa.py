@@ -11,12 +11,12 @@ import json
 import os
 import platform
 import resource
-import statistics
 import sys
-import time
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+
+from timing import median_seconds
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16}
 
@@ -45,16 +45,6 @@ def arguments():
         shapes.append(shape)
     options.shapes = shapes
     return options
-
-
-def median_seconds(repetitions, run):
-    run()  # first calls allocate and pick kernels
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def peak_bytes():

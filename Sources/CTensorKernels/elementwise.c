@@ -268,7 +268,33 @@ void rz_convert(int from, int64_t n, const void *x, int64_t sx, int to, void *ou
 
 // MARK: entry points; half-precision types pass through float32 in pieces that stay in the first cache level
 
+// A loop checks when it starts whether its result overlaps an operand, and does one element at a time where it does. In place,
+// then, results pass through a buffer in pieces that stay in the first cache level.
+static int unary_in_place(int op, int dtype, int64_t n, void *x) {
+    double buffer[CHUNK];
+    for (int64_t i = 0; i < n; i += CHUNK) {
+        int64_t count = n - i < CHUNK ? n - i : CHUNK;
+        void *piece = at_mutable(x, dtype, i);
+        if (!rz_unary(op, dtype, count, piece, 1, buffer, 1)) return 0;
+        memcpy(piece, buffer, (size_t)(count * element_bytes[dtype]));
+    }
+    return 1;
+}
+
+static int binary_in_place(int op, int dtype, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, void *out) {
+    double buffer[CHUNK];
+    for (int64_t i = 0; i < n; i += CHUNK) {
+        int64_t count = n - i < CHUNK ? n - i : CHUNK;
+        if (!rz_binary(op, dtype, count, at(a, dtype, i * sa), sa, at(b, dtype, i * sb), sb, buffer, 1)) return 0;
+        memcpy(at_mutable(out, dtype, i), buffer, (size_t)(count * element_bytes[dtype]));
+    }
+    return 1;
+}
+
+static int is_wide_float(int dtype) { return dtype == RZ_F32 || dtype == RZ_F64; }
+
 int rz_unary(int op, int dtype, int64_t n, const void *x, int64_t sx, void *out, int64_t so) {
+    if (x == out && sx == 1 && so == 1 && is_wide_float(dtype)) return unary_in_place(op, dtype, n, out);
     switch (dtype) {
     case RZ_F32: return unary_f32(op, n, x, sx, out, so);
     case RZ_F64: return unary_f64(op, n, x, sx, out, so);
@@ -289,6 +315,8 @@ int rz_unary(int op, int dtype, int64_t n, const void *x, int64_t sx, void *out,
 }
 
 int rz_binary(int op, int dtype, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, void *out, int64_t so) {
+    int in_place = (a == out && sa == 1) || (b == out && sb == 1);
+    if (in_place && so == 1 && is_wide_float(dtype)) return binary_in_place(op, dtype, n, a, sa, b, sb, out);
     switch (dtype) {
     case RZ_F32: return binary_f32(op, n, a, sa, b, sb, out, so);
     case RZ_F64: return binary_f64(op, n, a, sa, b, sb, out, so);
@@ -307,6 +335,48 @@ int rz_binary(int op, int dtype, int64_t n, const void *a, int64_t sa, const voi
     }
     }
     return 0;
+}
+
+#define DEFINE_SWIGLU(T, S, EXP)                                                                                           \
+    RZ_CLONES static void swiglu_##S(int64_t n, const T *a, const T *b, T *out) {                                          \
+        for (int64_t i = 0; i < n; i++) out[i] = silu_##S(a[i]) * b[i];                                                    \
+    }                                                                                                                      \
+    RZ_CLONES static void swiglu_pullback_##S(int64_t n, const T *a, const T *b, const T *g, T *da, T *db) {               \
+        for (int64_t i = 0; i < n; i++) {                                                                                  \
+            T s = 1 / (1 + EXP(-a[i])), silu = a[i] * s;                                                                   \
+            da[i] = g[i] * b[i] * (s + silu * (1 - s));                                                                    \
+            db[i] = g[i] * silu;                                                                                           \
+        }                                                                                                                  \
+    }
+DEFINE_SWIGLU(float, f32, rz_expf)
+DEFINE_SWIGLU(double, f64, exp)
+
+void rz_swiglu(int dtype, int64_t n, const void *a, const void *b, void *out) {
+    if (dtype == RZ_F32) { swiglu_f32(n, a, b, out); return; }
+    if (dtype == RZ_F64) { swiglu_f64(n, a, b, out); return; }
+    float wide[3][CHUNK];
+    for (int64_t i = 0; i < n; i += CHUNK) {
+        int64_t count = n - i < CHUNK ? n - i : CHUNK;
+        rz_convert(dtype, count, at(a, dtype, i), 1, RZ_F32, wide[0], 1);
+        rz_convert(dtype, count, at(b, dtype, i), 1, RZ_F32, wide[1], 1);
+        swiglu_f32(count, wide[0], wide[1], wide[2]);
+        rz_convert(RZ_F32, count, wide[2], 1, dtype, at_mutable(out, dtype, i), 1);
+    }
+}
+
+void rz_swiglu_pullback(int dtype, int64_t n, const void *a, const void *b, const void *g, void *da, void *db) {
+    if (dtype == RZ_F32) { swiglu_pullback_f32(n, a, b, g, da, db); return; }
+    if (dtype == RZ_F64) { swiglu_pullback_f64(n, a, b, g, da, db); return; }
+    float wide[5][CHUNK];
+    for (int64_t i = 0; i < n; i += CHUNK) {
+        int64_t count = n - i < CHUNK ? n - i : CHUNK;
+        rz_convert(dtype, count, at(a, dtype, i), 1, RZ_F32, wide[0], 1);
+        rz_convert(dtype, count, at(b, dtype, i), 1, RZ_F32, wide[1], 1);
+        rz_convert(dtype, count, at(g, dtype, i), 1, RZ_F32, wide[2], 1);
+        swiglu_pullback_f32(count, wide[0], wide[1], wide[2], wide[3], wide[4]);
+        rz_convert(RZ_F32, count, wide[3], 1, dtype, at_mutable(da, dtype, i), 1);
+        rz_convert(RZ_F32, count, wide[4], 1, dtype, at_mutable(db, dtype, i), 1);
+    }
 }
 
 #define DEFINE_COMPARE(T, S)                                                                                               \

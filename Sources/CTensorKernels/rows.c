@@ -16,10 +16,17 @@
         for (int j = 1; j < LANES; j++) lane[0] = lane[j] > lane[0] ? lane[j] : lane[0];                                   \
         return lane[0];                                                                                                    \
     }                                                                                                                      \
-    /* out = exp(x - m); returns the sum */                                                                                \
+    /* out = exp(x - m), where out may be x; returns the sum */                                                            \
     RZ_CLONES static double exponentials_##S(int64_t n, const T *x, T m, T *out) {                                         \
         double lane[LANES] = {0};                                                                                          \
         int64_t i = 0;                                                                                                     \
+        for (; i + LANES * 4 <= n; i += LANES * 4) {                                                                       \
+            T e[LANES * 4]; /* of its own, so that the loop needs no check whether out overlaps x */                       \
+            for (int j = 0; j < LANES * 4; j++) e[j] = EXP(x[i + j] - m);                                                  \
+            for (int k = 0; k < LANES * 4; k += LANES)                                                                     \
+                for (int j = 0; j < LANES; j++) lane[j] += (double)e[k + j];                                               \
+            memcpy(out + i, e, sizeof e);                                                                                  \
+        }                                                                                                                  \
         for (; i + LANES <= n; i += LANES)                                                                                 \
             for (int j = 0; j < LANES; j++) { T e = EXP(x[i + j] - m); out[i + j] = e; lane[j] += (double)e; }             \
         for (; i < n; i++) { T e = EXP(x[i] - m); out[i] = e; lane[0] += (double)e; }                                      \
@@ -29,6 +36,12 @@
     RZ_CLONES static double exponential_sum_##S(int64_t n, const T *x, T m) {                                              \
         double lane[LANES] = {0};                                                                                          \
         int64_t i = 0;                                                                                                     \
+        for (; i + LANES * 4 <= n; i += LANES * 4) {                                                                       \
+            T e[LANES * 4];                                                                                                \
+            for (int j = 0; j < LANES * 4; j++) e[j] = EXP(x[i + j] - m);                                                  \
+            for (int k = 0; k < LANES * 4; k += LANES)                                                                     \
+                for (int j = 0; j < LANES; j++) lane[j] += (double)e[k + j];                                               \
+        }                                                                                                                  \
         for (; i + LANES <= n; i += LANES)                                                                                 \
             for (int j = 0; j < LANES; j++) lane[j] += (double)EXP(x[i + j] - m);                                          \
         for (; i < n; i++) lane[0] += (double)EXP(x[i] - m);                                                               \

@@ -35,6 +35,8 @@ public protocol Device: AnyObject, Sendable {
     var ledger: MemoryLedger { get }
     /// True when `Storage.address` can be read by the host.
     var hasHostMemory: Bool { get }
+    /// Who is told about each operation as it runs; nil, the usual case, for nobody. A device without a profile ignores what is set.
+    var recorder: OperationRecorder? { get set }
 
     // Memory
 
@@ -54,6 +56,9 @@ public protocol Device: AnyObject, Sendable {
     func unary(_ operation: UnaryOperation, _ x: Tensor, into out: Tensor)
     /// `out` may be one of the operands' own storage (in place).
     func binary(_ operation: BinaryOperation, _ a: Tensor, _ b: Tensor, into out: Tensor)
+    /// silu(gate) up, all contiguous.
+    func swiGLU(_ gate: Tensor, _ up: Tensor, into out: Tensor)
+    func swiGLUPullback(_ gate: Tensor, _ up: Tensor, _ g: Tensor, dGate: Tensor, dUp: Tensor)
     func compare(_ operation: Comparison, _ a: Tensor, _ b: Tensor, into out: Tensor)
     func select(_ condition: Tensor, _ a: Tensor, _ b: Tensor, into out: Tensor)
 
@@ -97,6 +102,13 @@ public protocol Device: AnyObject, Sendable {
     func sgd(
         rate: Double, momentum: Double, decay: Double, gradientScale: Double, weight: Tensor, gradient: Tensor,
         buffer: Tensor?)
+}
+
+extension Device {
+    public var recorder: OperationRecorder? {
+        get { nil }
+        set {}
+    }
 }
 
 /// The numbers of one AdamW update (Loshchilov and Hutter 2019, algorithm 2); gradients are multiplied by `gradientScale` first.

@@ -88,4 +88,14 @@ public struct AttentionChoice: Sendable {
     public func make(over communicator: any Communicator) throws -> any AttentionBackend {
         try backend.make(local: try local?.make(local: nil, over: nil), over: communicator)
     }
+
+    /// Makes the backend of one rank so that each of its computations is an operation in a profile (see `RecordedAttention`).
+    func makeRecorded(over communicator: any Communicator) throws -> any AttentionBackend {
+        guard let local else { return recorded(try backend.make(local: nil, over: communicator)) }
+        return try backend.make(local: recorded(try local.make(local: nil, over: nil)), over: communicator)
+    }
+}
+
+private func recorded(_ backend: some AttentionBackend) -> any AttentionBackend {
+    RecordedAttention(backend)
 }

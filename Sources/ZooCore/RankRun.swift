@@ -14,6 +14,7 @@ struct RankRun {
     let stop: StopRequest
     let observe: @Sendable (TrainingEvent) throws -> Void
     let communicator: any Communicator
+    let profiler: StepProfiler?
 
     private var isFirst: Bool { communicator.rank == 0 }
 
@@ -34,10 +35,13 @@ struct RankRun {
     }
 
     private func makeTrainer<Model: LanguageModel>(_ model: Model) throws -> any TrainerInRun {
-        Trainer(
+        // Only a run with a profile goes through the stand-ins that record.
+        let link = profiler == nil ? communicator : RecordedCommunicator(communicator)
+        let attention = try profiler == nil ? run.attention.make(over: link) : run.attention.makeRecorded(over: link)
+        return Trainer(
             model, optimizer: try run.optimizer(for: model),
             loader: run.dataset.makeLoader(rowsPerBatch: run.config.data.batch), plan: run.plan,
-            attention: try run.attention.make(over: communicator), communicator: communicator)
+            attention: attention, communicator: link)
     }
 
     fileprivate func train<Model: LanguageModel>(
@@ -54,7 +58,7 @@ struct RankRun {
 
         while trainer.step < run.plan.lastStep && !summary.interrupted {
             let started = Date()
-            let report = try trainer.takeStep()
+            let report = try takeStep(&trainer)
             // Ranks agree on stopping, and rank 0 learns what each holds.
             let states = try communicator.allGather(
                 Message([], integers: [stop.isMade ? 1 : 0, device.ledger.peak(), stateBytes(device)]))
@@ -81,10 +85,31 @@ struct RankRun {
                 try save(trainer)
             }
         }
+        if let profiler { try report(profiler) }
         summary.complete = trainer.step >= run.plan.steps
         summary.seconds = Date().timeIntervalSince(begin)
         if isFirst { try observe(.finished(summary)) }
         return summary
+    }
+
+    private func takeStep<Model: LanguageModel>(_ trainer: inout Trainer<Model>) throws -> Trainer<Model>.Report {
+        guard let profiler else { return try trainer.takeStep() }
+        let remaining = run.plan.lastStep - trainer.step
+        return try profiler.around(rank: communicator.rank, communicator.device, remaining: remaining) {
+            try trainer.takeStep()
+        }
+    }
+
+    /// Rank 0 writes the trace and hands the profile out when every rank has added its part.
+    private func report(_ profiler: StepProfiler) throws {
+        try communicator.barrier()
+        guard isFirst else { return }
+        let profile = profiler.profile(threadsPerRank: threads)
+        let path = run.config.run.directory + "/trace.json"
+        do { try profile.trace().write(to: URL(fileURLWithPath: path), options: .atomic) } catch {
+            throw RingZooError(.inputOutput, "cannot write \(path)", underlying: error)
+        }
+        try observe(.profiled(profile, tracePath: path))
     }
 
     private func isDue(_ every: Int?, _ step: Int) -> Bool { every.map { step % $0 == 0 } ?? false }

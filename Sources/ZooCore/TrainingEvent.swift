@@ -10,6 +10,8 @@ public enum TrainingEvent: Sendable {
     /// Mean loss per target on the validation part.
     case evaluated(step: Int, loss: Double, targets: Int)
     case saved(step: Int, path: String)
+    /// Where the time of some steps went, for a run that was asked to say so.
+    case profiled(StepProfile, tracePath: String)
     case finished(TrainingSummary)
 }
 

@@ -150,22 +150,27 @@ public struct TrainingRun: Sendable {
     ///
     /// - Parameters:
     ///   - resume: go on from the newest whole checkpoint of the run's directory; without one, start.
+    ///   - profile: record some steps (see `StepProfiler`), report them as `.profiled`, and write `trace.json` into the run's directory.
     ///   - stop: asked for between steps; the run then saves and ends.
     ///   - fileSystem: where checkpoints go.
     /// - Throws: the first error that a rank met; every rank ends with it.
     public func train(
-        resume: Bool, stop: StopRequest = StopRequest(), fileSystem: any FileSystem = POSIXFileSystem(),
+        resume: Bool, profile: Bool = false, stop: StopRequest = StopRequest(),
+        fileSystem: any FileSystem = POSIXFileSystem(),
         _ observe: @escaping @Sendable (TrainingEvent) throws -> Void
     ) throws -> TrainingSummary {
         // The run's directory is rank 0's; a process without it hears from rank 0 where the run goes on.
         let start = ranks.holdsFirstRank ? try openFolder(resume: resume, fileSystem) : nil
+        let profiler = profile ? StepProfiler(ranks: ranks.ranks) : nil
         // Threads of ranks may end a moment after the run has returned; the folder's lock must not wait for them.
         return try withExtendedLifetime(start?.folder) {
             try ranks.run(
                 as: RankIdentity(task: config.yaml), threads: threads, deadline: config.parallel.deadline
             ) { [weak folder = start?.folder, reader = start?.reader, damaged = start?.damaged] communicator, device in
                 device.ledger.budget = config.memory.budget
-                let rank = RankRun(run: self, folder: folder, stop: stop, observe: observe, communicator: communicator)
+                let rank = RankRun(
+                    run: self, folder: folder, stop: stop, observe: observe, communicator: communicator,
+                    profiler: profiler)
                 return try rank.train(resumingFrom: reader, damaged: damaged ?? [])
             }
         }
@@ -225,7 +230,7 @@ public struct TrainingRun: Sendable {
     private func environment(threads: Int) -> RunEnvironment {
         RunEnvironment(
             ranks: ranks.ranks, threadsPerRank: threads, attention: attention.description,
-            products: CPUDevice.productKernels)
+            products: "\(CPUDevice.float32Products), \(CPUDevice.productKernels)")
     }
 
     /// Says why going on from a checkpoint is not exact to the bit; nil where it is.
@@ -242,7 +247,7 @@ struct RunEnvironment: Codable, Hashable {
     var ranks: Int
     var threadsPerRank: Int
     var attention: String
-    /// OpenBLAS's kernel set.
+    /// Kernels of float32 products, and OpenBLAS's kernel set for the others.
     var products: String
 
     /// What differs from the environment of an earlier part of the run; nil where nothing does.

@@ -8,7 +8,9 @@ import ZooStandard
 struct DoctorCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "doctor", abstract: "Show what this machine offers, and what is missing.",
-        discussion: "Example: ringzoo doctor")
+        discussion: "Example: ringzoo doctor --ceilings")
+
+    @Flag(help: "Also measure the ceilings of multiply-adds and of memory, for about a second.") var ceilings = false
 
     func run() throws {
         let environment = ProcessInfo.processInfo.environment
@@ -21,10 +23,17 @@ struct DoctorCommand: ParsableCommand {
         print(
             "attention kernels \(BlockwiseAttention.kernels)\(environment["RINGZOO_KERNELS"] == nil ? "" : " (forced by RINGZOO_KERNELS)")"
         )
+        print("float32 products  \(CPUDevice.float32Products)")
         print("OpenBLAS kernels  \(CPUDevice.productKernels)")
         if let forced = environment["OPENBLAS_CORETYPE"] {
             print(
                 "  warning: OPENBLAS_CORETYPE is '\(forced)', which may force slow products; unset it, or compare 'ringzoo attention bench --backends blas'"
+            )
+        }
+        if ceilings {
+            let measured = MachineCeilings(on: ThreadPool(workers: try Terminal.threads() ?? CPUDevice.defaultThreads))
+            print(
+                "ceilings          \(Terminal.number(measured.gigaflops, 1)) GFLOP/s float32, \(Terminal.number(measured.readGigabytes, 1)) GB/s read from memory, \(measured.threads) threads"
             )
         }
         print("real data         \(environment["RINGZOO_DATA"] ?? "RINGZOO_DATA is not set")")

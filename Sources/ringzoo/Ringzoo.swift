@@ -23,7 +23,7 @@ struct Ringzoo: ParsableCommand {
         ])
 
     static var versionText: String {
-        "ringzoo \(String(cString: rz_version())) (\(String(cString: rz_commit()))), attention kernels \(BlockwiseAttention.kernels), products \(CPUDevice.productKernels)"
+        "ringzoo \(String(cString: rz_version())) (\(String(cString: rz_commit()))), attention kernels \(BlockwiseAttention.kernels), products \(CPUDevice.float32Products), OpenBLAS \(CPUDevice.productKernels)"
     }
 
     /// Runs the command and ends with the exit code that fits the error.

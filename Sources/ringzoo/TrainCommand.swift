@@ -21,6 +21,9 @@ struct TrainCommand: ParsableCommand {
     @Option(name: .customLong("set"), help: "Override a key: --set optimizer.rate=1e-4. May be repeated.")
     var overrides: [String] = []
     @Option(help: "Ranks that share the sequence; sets parallel.sequence.") var ranks: Int?
+    @Flag(
+        help: "Show where the time of a step goes; also writes trace.json (for Perfetto) beside the metrics.")
+    var profile = false
     @Flag(help: "Go on from the newest whole checkpoint of the run's directory.") var resume = false
 
     func run() throws {
@@ -30,7 +33,7 @@ struct TrainCommand: ParsableCommand {
         let stop = StopRequest()
         let signals = StopSignals(stop)
         let progress = TrainingProgress()
-        let summary = try run.train(resume: resume, stop: stop) { progress.show($0) }
+        let summary = try run.train(resume: resume, profile: profile, stop: stop) { progress.show($0) }
         signals.end()
         if summary.interrupted { throw ExitCode(RingZooError.Code.interrupted.exitCode) }
     }
@@ -82,6 +85,10 @@ final class TrainingProgress: Sendable {
         case .saved(let step, let path):
             clear()
             Terminal.note("step \(step): saved \(path)")
+        case .profiled(let profile, let path):
+            clear()
+            Output.write(ProfileTable(profile).text)
+            Terminal.note("trace: \(path)")
         case .finished(let summary):
             clear()
             let words = summary.interrupted ? "stopped on request" : summary.complete ? "done" : "ended early as asked"

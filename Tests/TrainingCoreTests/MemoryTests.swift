@@ -1,3 +1,4 @@
+import Foundation
 import TensorCore
 import Testing
 
@@ -24,6 +25,21 @@ import Testing
         }
     }
 
+    /// After the first steps all memory is that of earlier ones: nothing is asked of the system, and the kernel has no page to hand
+    /// out. Swift's own small objects may still touch a new page now and then.
+    @Test func aSteadyStepTakesNoMemoryFromTheSystem() throws {
+        let faultsAllowed = 16
+        let job = try Job("data.context=256", "data.batch=4")
+        try job.onRanks { trainer, device in
+            _ = try trainer.losses(3)
+            let (before, faults) = (device.systemAllocations, minorFaults())
+            _ = try trainer.losses(8)
+            #expect(device.systemAllocations == before)
+            let found = minorFaults() - faults
+            #expect(found <= 8 * faultsAllowed, "\(found) page faults in 8 steps")
+        }
+    }
+
     @Test(arguments: [1, 2])
     func aBudgetTooSmallIsAnErrorThatSaysWhatToDo(_ ranks: Int) throws {
         let ring = ["attention.backend=\(ranks == 1 ? "cpu" : "ring")", "parallel.sequence=\(ranks)"]
@@ -40,4 +56,11 @@ import Testing
         // The same budget is enough where it is not too small.
         try Job(ring + ["memory.budget=\(peak * 5 / 4)"]).onRanks { trainer, _ in _ = try trainer.losses(1) }
     }
+}
+
+/// Pages that the kernel gave this process without reading a disk.
+private func minorFaults() -> Int {
+    var usage = rusage()
+    getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
+    return usage.ru_minflt
 }

@@ -26,6 +26,10 @@ int rz_unary(int op, int dtype, int64_t n, const void *x, int64_t sx, void *out,
 /// out[i] = op(a[i], b[i]); integer types support ADD to DIV, MAX and MIN. Integer division by zero gives 0.
 int rz_binary(int op, int dtype, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, void *out, int64_t so);
 int rz_compare(int op, int dtype, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, uint8_t *out, int64_t so);
+/// out[i] = silu(a[i]) b[i], contiguous, of a float type (as all three arrays).
+void rz_swiglu(int dtype, int64_t n, const void *a, const void *b, void *out);
+/// Its derivatives with respect to a and b, times g.
+void rz_swiglu_pullback(int dtype, int64_t n, const void *a, const void *b, const void *g, void *da, void *db);
 /// out[i] = condition[i] ? a[i] : b[i] for elements of `bytes` bytes.
 void rz_select(int bytes, int64_t n, const uint8_t *condition, int64_t sc, const void *a, int64_t sa, const void *b,
                int64_t sb, void *out, int64_t so);
@@ -61,6 +65,16 @@ void rz_rotary_row(int dtype, int64_t half, const void *x, const void *cosine, c
 /// Softmax cross-entropy of one row. Returns -log softmax(x)[target]; when dx is given, (softmax(x) - onehot) * scale.
 double rz_cross_entropy_row(int dtype, int64_t n, const void *x, int64_t target, double scale, void *dx);
 
+// MARK: products (products.c)
+
+/// 1 where this processor has float32 product kernels (AVX2 with FMA); where not, nothing else of this part may be called.
+int rz_has_products(void);
+/// Bytes of scratch memory that a call with these extents, or smaller ones, needs.
+int64_t rz_product_scratch(int64_t m, int64_t n, int64_t k);
+/// c [m, n] = a [m, k] b [k, n], or added to what is there; a and b at any two strides, the columns of c side by side.
+void rz_product(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_depth, const float *b,
+                int64_t b_depth, int64_t b_column, float *c, int64_t c_row, int accumulate, void *scratch);
+
 // MARK: optimizers (optimizer.c)
 
 /// AdamW, decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2): everything float32 or everything float64.
@@ -87,6 +101,14 @@ int rz_pool_workers(const rz_pool *pool);
 /// Runs body for every index in [0, count), started in increasing order; returns when all are done. One caller at a time;
 /// a call from inside a body runs on the calling worker alone.
 void rz_pool_run(rz_pool *pool, int64_t count, rz_pool_body body, void *argument);
+
+// MARK: ceilings (ceilings.c)
+
+/// A loop of float32 multiply-adds on registers with the widest vectors this machine has, and how many operations it does.
+void rz_fma_work(int64_t iterations);
+double rz_fma_operations(int64_t iterations);
+/// Reads n floats, n a multiple of 64.
+void rz_read_work(const float *x, int64_t n);
 
 // MARK: waiting (monitor.c)
 

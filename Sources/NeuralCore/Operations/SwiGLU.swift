@@ -8,19 +8,15 @@ extension Tensor {
         if gate.shape != up.shape || gate.dtype != up.dtype {
             shapeFault("swiGLU", "two tensors of one shape and type wanted", gate, up)
         }
-        let (a, b) = (gate.detached, up.detached)
+        let (a, b) = (gate.detached.contiguous(), up.detached.contiguous())
         let out = Tensor(uninitialised: a.shape, a.dtype, on: a.device)
-        a.device.unary(.silu, a, into: out)
-        a.device.binary(.multiply, out, b, into: out)
+        a.device.swiGLU(a, b, into: out)
 
         // da = silu'(a) b g, db = silu(a) g
         return record("swiGLU", inputs: [gate, up], output: out) { g in
             let da = Tensor(uninitialised: a.shape, a.dtype, on: a.device)
-            a.device.binary(.multiply, b, g, into: da)
-            a.device.binary(.siluPullback, a, da, into: da)
             let db = Tensor(uninitialised: a.shape, a.dtype, on: a.device)
-            a.device.unary(.silu, a, into: db)
-            a.device.binary(.multiply, db, g, into: db)
+            a.device.swiGLUPullback(a, b, g.contiguous(), dGate: da, dUp: db)
             return [da, db]
         }
     }

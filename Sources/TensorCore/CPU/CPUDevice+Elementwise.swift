@@ -2,12 +2,16 @@ import CTensorKernels
 
 extension CPUDevice {
     public func fill(_ out: Tensor, with value: Double) {
+        let span = recorder?.open("fill", moving: [out])
+        defer { span?.close() }
         let loop = StridedLoop([out])
         let stride = loop.innerStrides[0]
         loop.run(on: pool) { count, p in rz_fill(out.dtype.kernelCode, count, p[0], stride, value) }
     }
 
     public func copy(_ x: Tensor, into out: Tensor) {
+        let span = recorder?.open(x.dtype == out.dtype ? "copy" : "cast", moving: [x, out])
+        defer { span?.close() }
         let loop = StridedLoop([out, x])
         let strides = loop.innerStrides
         loop.run(on: pool) { count, p in
@@ -16,6 +20,8 @@ extension CPUDevice {
     }
 
     public func unary(_ operation: UnaryOperation, _ x: Tensor, into out: Tensor) {
+        let span = recorder?.open("\(operation)", moving: [x, out])
+        defer { span?.close() }
         let loop = StridedLoop([out, x])
         let strides = loop.innerStrides
         loop.run(on: pool) { count, p in
@@ -26,6 +32,8 @@ extension CPUDevice {
     }
 
     public func binary(_ operation: BinaryOperation, _ a: Tensor, _ b: Tensor, into out: Tensor) {
+        let span = recorder?.open("\(operation)", moving: [a, b, out])
+        defer { span?.close() }
         let loop = StridedLoop([out, a, b])
         let s = loop.innerStrides
         loop.run(on: pool) { count, p in
@@ -35,7 +43,25 @@ extension CPUDevice {
         }
     }
 
+    public func swiGLU(_ gate: Tensor, _ up: Tensor, into out: Tensor) {
+        let span = recorder?.open("swiGLU", moving: [gate, up, out])
+        defer { span?.close() }
+        StridedLoop([out, gate, up]).run(on: pool) { count, p in
+            rz_swiglu(gate.dtype.kernelCode, count, p[1], p[2], p[0])
+        }
+    }
+
+    public func swiGLUPullback(_ gate: Tensor, _ up: Tensor, _ g: Tensor, dGate: Tensor, dUp: Tensor) {
+        let span = recorder?.open("swiGLUPullback", moving: [gate, up, g, dGate, dUp])
+        defer { span?.close() }
+        StridedLoop([dGate, dUp, gate, up, g]).run(on: pool) { count, p in
+            rz_swiglu_pullback(gate.dtype.kernelCode, count, p[2], p[3], p[4], p[0], p[1])
+        }
+    }
+
     public func compare(_ operation: Comparison, _ a: Tensor, _ b: Tensor, into out: Tensor) {
+        let span = recorder?.open("\(operation)", moving: [a, b, out])
+        defer { span?.close() }
         let loop = StridedLoop([out, a, b])
         let s = loop.innerStrides
         loop.run(on: pool) { count, p in
@@ -45,6 +71,8 @@ extension CPUDevice {
     }
 
     public func select(_ condition: Tensor, _ a: Tensor, _ b: Tensor, into out: Tensor) {
+        let span = recorder?.open("select", moving: [condition, a, b, out])
+        defer { span?.close() }
         let loop = StridedLoop([out, condition, a, b])
         let s = loop.innerStrides
         loop.run(on: pool) { count, p in
@@ -55,6 +83,8 @@ extension CPUDevice {
     }
 
     public func random(_ distribution: RandomDistribution, key: UInt64, rows: [UInt64], into out: Tensor) {
+        let span = recorder?.open("random", moving: [out])
+        defer { span?.close() }
         let columns = out.elementCount / rows.count
         let grain = 8192
         let pieces = max(1, (columns + grain - 1) / grain)
@@ -72,6 +102,8 @@ extension CPUDevice {
     }
 
     public func adamW(_ step: AdamWStep, weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor) {
+        let span = recorder?.open("adamW", moving: [weight, weight, gradient, m, m, v, v])
+        defer { span?.close() }
         if step.step < 1 { fatalError("adamW: steps are counted from 1, not \(step.step)") }
         checkOptimizer("adamW", weight, gradient, [m, v])
         let gradient = gradient.contiguous()
@@ -89,6 +121,8 @@ extension CPUDevice {
         rate: Double, momentum: Double, decay: Double, gradientScale: Double, weight: Tensor, gradient: Tensor,
         buffer: Tensor?
     ) {
+        let span = recorder?.open("sgd", moving: [weight, weight, gradient] + (buffer.map { [$0, $0] } ?? []))
+        defer { span?.close() }
         checkOptimizer("sgd", weight, gradient, buffer.map { [$0] } ?? [])
         let gradient = gradient.contiguous()
         let loop = StridedLoop([weight, gradient] + (buffer.map { [$0] } ?? []))

@@ -10,6 +10,8 @@ extension CPUDevice {
     }
 
     public func reduce(_ operation: Reduction, _ x: Tensor, axes: [Int], into out: Tensor) {
+        let span = recorder?.open("reduce \(operation)", moving: [x, out])
+        defer { span?.close() }
         let kept = (0..<x.rank).filter { !axes.contains($0) }
         let columns = kept.reduce(1) { $0 * x.shape[$1] }
         let count = axes.reduce(1) { $0 * x.shape[$1] }
@@ -55,6 +57,8 @@ extension CPUDevice {
     }
 
     public func argmax(_ x: Tensor, into out: Tensor) {
+        let span = recorder?.open("argmax", moving: [x, out])
+        defer { span?.close() }
         let wide = (x.dtype == .bfloat16 || x.dtype == .float16 ? x.cast(to: .float32) : x).contiguous()
         let columns = x.shape.last!
         let target = out.address.assumingMemoryBound(to: Int64.self)
@@ -76,6 +80,8 @@ extension CPUDevice {
     }
 
     public func gather(_ table: Tensor, _ indices: Tensor, into out: Tensor) {
+        let span = recorder?.open("gather", moving: [indices, out, out])
+        defer { span?.close() }
         let table = table.contiguous()
         let rowBytes = table.shape.dropFirst().reduce(1, *) * table.dtype.byteCount
         let rows = indexValues(indices, below: table.shape[0], "gather")
@@ -90,6 +96,8 @@ extension CPUDevice {
     }
 
     public func scatterAdd(_ rows: Tensor, _ indices: Tensor, into out: Tensor) {
+        let span = recorder?.open("scatterAdd", moving: [indices, rows, rows, rows])
+        defer { span?.close() }
         let rows = rows.contiguous()
         let columns = out.shape.dropFirst().reduce(1, *)
         let bytes = out.dtype.byteCount
@@ -109,6 +117,8 @@ extension CPUDevice {
     }
 
     public func softmax(_ x: Tensor, into out: Tensor) {
+        let span = recorder?.open("softmax", moving: [x, out])
+        defer { span?.close() }
         let x = x.contiguous()
         let (rows, columns, pitch) = extents(x)
         forEachRow(rows, columns) { row in
@@ -117,6 +127,8 @@ extension CPUDevice {
     }
 
     public func softmaxPullback(_ p: Tensor, _ g: Tensor, into dx: Tensor) {
+        let span = recorder?.open("softmaxPullback", moving: [p, g, dx])
+        defer { span?.close() }
         let p = p.contiguous()
         let g = g.contiguous()
         let (rows, columns, pitch) = extents(p)
@@ -128,6 +140,8 @@ extension CPUDevice {
     }
 
     public func rmsNorm(_ x: Tensor, weight: Tensor, epsilon: Double, into out: Tensor) {
+        let span = recorder?.open("rmsNorm", moving: [x, weight, out])
+        defer { span?.close() }
         let x = x.contiguous()
         let weight = weight.contiguous()
         let (rows, columns, pitch) = extents(x)
@@ -139,6 +153,8 @@ extension CPUDevice {
     }
 
     public func rmsNormPullback(_ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, dx: Tensor, dw: Tensor) {
+        let span = recorder?.open("rmsNormPullback", moving: [x, weight, g, dx, dw])
+        defer { span?.close() }
         let x = x.contiguous()
         let weight = weight.contiguous()
         let g = g.contiguous()
@@ -151,6 +167,8 @@ extension CPUDevice {
     }
 
     public func layerNorm(_ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Double, into out: Tensor) {
+        let span = recorder?.open("layerNorm", moving: [x, weight, bias, out])
+        defer { span?.close() }
         let x = x.contiguous()
         let weight = weight.contiguous()
         let bias = bias.contiguous()
@@ -165,6 +183,8 @@ extension CPUDevice {
     public func layerNormPullback(
         _ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, dx: Tensor, dw: Tensor, db: Tensor
     ) {
+        let span = recorder?.open("layerNormPullback", moving: [x, weight, g, dx, dw, db])
+        defer { span?.close() }
         let x = x.contiguous()
         let weight = weight.contiguous()
         let g = g.contiguous()
@@ -196,6 +216,8 @@ extension CPUDevice {
     }
 
     public func rotary(_ x: Tensor, cosine: Tensor, sine: Tensor, sign: Double, into out: Tensor) {
+        let span = recorder?.open("rotary", moving: [x, cosine, sine, out])
+        defer { span?.close() }
         let (tokens, heads, size) = (x.shape[1], x.shape[2], x.shape[3])
         let x = x.strides[3] == 1 || size == 1 ? x : x.contiguous()
         let cosine = cosine.contiguous()
@@ -216,6 +238,8 @@ extension CPUDevice {
     }
 
     public func crossEntropy(_ logits: Tensor, targets: Tensor, scale: Double, losses: Tensor, gradient: Tensor?) {
+        let span = recorder?.open("crossEntropy", moving: [logits, targets, losses] + (gradient.map { [$0] } ?? []))
+        defer { span?.close() }
         let logits = logits.contiguous()
         let targets = targets.contiguous()
         let (rows, columns, pitch) = extents(logits)

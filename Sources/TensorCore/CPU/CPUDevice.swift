@@ -12,6 +12,12 @@ public final class CPUDevice: Device {
     public let pool: ThreadPool
     public let hasHostMemory = true
     let allocator = CachingAllocator()
+    private let slot = RecorderSlot()
+
+    public var recorder: OperationRecorder? {
+        get { slot.current }
+        set { slot.current = newValue }
+    }
 
     /// - Parameter threads: worker threads including the caller; nil for `defaultThreads`.
     public init(name: String = "cpu", threads: Int? = nil) {
@@ -26,8 +32,14 @@ public final class CPUDevice: Device {
     /// OpenBLAS's kernel set, for example "SkylakeX". The environment variable OPENBLAS_CORETYPE may force a slow one.
     public static var productKernels: String { String(cString: openblas_get_corename()) }
 
+    /// Who computes float32 products: our own kernels ("avx2"), or OpenBLAS and its kernel set ("OpenBLAS Zen").
+    public static var float32Products: String { rz_has_products() != 0 ? "avx2" : "OpenBLAS \(productKernels)" }
+
     /// Bytes the allocator holds for reuse beyond what is live.
     public var cachedBytes: Int { allocator.cachedBytes }
+
+    /// How often memory had to come from the system so far: a training step after the first asks for none.
+    public var systemAllocations: Int { allocator.systemAllocations }
 
     /// Gives cached memory back to the system.
     public func trim() { allocator.trim() }

@@ -7,6 +7,7 @@ final class CachingAllocator: Sendable {
     private struct State {
         var free: [Int: [UInt]] = [:]
         var cachedBytes = 0
+        var systemAllocations = 0
     }
     private let state = Mutex(State())
 
@@ -20,7 +21,10 @@ final class CachingAllocator: Sendable {
     func allocate(_ byteCount: Int) -> UnsafeMutableRawPointer {
         let size = Self.sizeClass(byteCount)
         let cached: UInt? = state.withLock { state in
-            guard let address = state.free[size]?.popLast() else { return nil }
+            guard let address = state.free[size]?.popLast() else {
+                state.systemAllocations += 1
+                return nil
+            }
             state.cachedBytes -= size
             return address
         }
@@ -53,10 +57,13 @@ final class CachingAllocator: Sendable {
     /// Bytes held for reuse.
     var cachedBytes: Int { state.withLock { $0.cachedBytes } }
 
+    /// Requests so far that no cached block could serve.
+    var systemAllocations: Int { state.withLock { $0.systemAllocations } }
+
     /// Gives all cached blocks back to the system.
     func trim() {
         let blocks = state.withLock { state in
-            defer { state = State() }
+            defer { (state.free, state.cachedBytes) = ([:], 0) }
             return state.free.values.flatMap { $0 }
         }
         for block in blocks { free(UnsafeMutableRawPointer(bitPattern: block)) }

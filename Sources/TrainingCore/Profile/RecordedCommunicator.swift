@@ -1,0 +1,64 @@
+import DistributedCore
+import TensorCore
+
+/// A communicator whose calls are operations in the profile of its device, where that has a recorder. A rotation is two: its start,
+/// and the wait for what arrives.
+public struct RecordedCommunicator: Communicator {
+    private let base: any Communicator
+
+    public init(_ base: any Communicator) { self.base = base }
+
+    public var name: String { base.name }
+    public var rank: Int { base.rank }
+    public var size: Int { base.size }
+    public var device: any Device { base.device }
+    public var traffic: Traffic { base.traffic }
+
+    private func recorded<R>(_ name: String, _ bytes: Int, _ body: () throws -> R) rethrows -> R {
+        let span = device.recorder?.open(name, bytes: Double(bytes))
+        defer { span?.close() }
+        return try body()
+    }
+
+    public func startRotate(_ message: Message, hop: Int?) throws -> any PendingRotation {
+        try recorded("rotate start", message.byteCount) {
+            RecordedRotation(base: try base.startRotate(message, hop: hop), device: device, bytes: message.byteCount)
+        }
+    }
+
+    public func allGather(_ message: Message) throws -> [Message] {
+        try recorded("allGather", message.byteCount * size) { try base.allGather(message) }
+    }
+
+    public func allReduce(_ tensor: Tensor) throws -> Tensor {
+        try recorded("allReduce", tensor.byteCount * size) { try base.allReduce(tensor) }
+    }
+
+    public func reduceScatter(_ tensor: Tensor) throws -> Tensor {
+        try recorded("reduceScatter", tensor.byteCount) { try base.reduceScatter(tensor) }
+    }
+
+    public func allToAll(_ messages: [Message]) throws -> [Message] {
+        try recorded("allToAll", messages.reduce(0) { $0 + $1.byteCount }) { try base.allToAll(messages) }
+    }
+
+    public func broadcast(_ message: Message, from root: Int) throws -> Message {
+        try recorded("broadcast", message.byteCount) { try base.broadcast(message, from: root) }
+    }
+
+    public func barrier() throws { try recorded("barrier", 0) { try base.barrier() } }
+
+    public func split(color: Int) throws -> any Communicator { RecordedCommunicator(try base.split(color: color)) }
+}
+
+private struct RecordedRotation: PendingRotation {
+    let base: any PendingRotation
+    let device: any Device
+    let bytes: Int
+
+    func wait() throws -> Message {
+        let span = device.recorder?.open("rotate wait", bytes: Double(bytes))
+        defer { span?.close() }
+        return try base.wait()
+    }
+}
