@@ -110,7 +110,10 @@ static void multiply_edge(const float *a, const float *b, int64_t depth, int64_t
         }
 }
 
-int rz_has_products(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+// With AVX-512 OpenBLAS's kernels use vectors twice as wide as these.
+int rz_has_products(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && !__builtin_cpu_supports("avx512f");
+}
 
 static int64_t padded(int64_t count, int64_t limit, int64_t tile) { return (smaller(count, limit) + tile - 1) / tile * tile; }
 

@@ -120,6 +120,10 @@ extension RehearsalDevice {
 
     public func gather(_ table: Tensor, _ indices: Tensor, into out: Tensor) { pass(over: out, out) }
     public func scatterAdd(_ rows: Tensor, _ indices: Tensor, into out: Tensor) { pass(over: rows, rows, rows) }
+    public func swiGLU(_ gate: Tensor, _ up: Tensor, into out: Tensor) { pass(over: gate, up, out) }
+    public func swiGLUPullback(_ gate: Tensor, _ up: Tensor, _ g: Tensor, dGate: Tensor, dUp: Tensor) {
+        pass(over: gate, up, g, dGate, dUp)
+    }
     public func softmax(_ x: Tensor, into out: Tensor) { pass(over: x, out) }
     public func softmaxPullback(_ p: Tensor, _ g: Tensor, into dx: Tensor) { pass(over: p, g, dx) }
     public func rmsNorm(_ x: Tensor, weight: Tensor, epsilon: Double, into out: Tensor) { pass(over: x, out) }
