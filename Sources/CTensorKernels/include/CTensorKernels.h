@@ -67,7 +67,7 @@ double rz_cross_entropy_row(int dtype, int64_t n, const void *x, int64_t target,
 
 // MARK: products (products.c)
 
-/// 1 where this processor has float32 product kernels (AVX2 with FMA); where not, nothing else of this part may be called.
+/// 1 where this processor uses the float32 product kernels here (AVX2 with FMA, and no AVX-512); where not, nothing else of this part may be called.
 int rz_has_products(void);
 /// Bytes of scratch memory that a call with these extents, or smaller ones, needs.
 int64_t rz_product_scratch(int64_t m, int64_t n, int64_t k);
