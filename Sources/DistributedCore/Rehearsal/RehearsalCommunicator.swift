@@ -50,27 +50,53 @@ public final class RehearsalCommunicator: Communicator {
 
     public func startRotate(_ message: Message, hop: Int?) throws -> any PendingRotation {
         count(1, message.byteCount)
-        var arriving = message
-        if let holder = shards.firstIndex(where: { $0.numbers == message.integers }) {
-            arriving.integers = shards[(holder + size - 1) % size].numbers
-        }
         // What is strided is packed by the rank that owns it.
         let packed = message.tensors.map { $0.detached.contiguous() }
         return Rotation(
-            communicator: self, packed: packed, arriving: arriving,
+            communicator: self, sending: packed, arriving: arriving(message, hop),
             arrival: clock.clock + link.seconds(message.byteCount))
     }
 
-    private struct Rotation: PendingRotation {
-        let communicator: RehearsalCommunicator
-        let packed: [Tensor]
-        /// In the shapes of what comes.
-        let arriving: Message
-        let arrival: Double
+    /// What a message from the rank before looks like. At hop h this rank sends what belongs to the block of rank - h, and gets what
+    /// belongs to the one before that, which may have another number of tokens.
+    private func arriving(_ message: Message, _ hop: Int?) -> Outline {
+        var outline = Outline(integers: message.integers, parts: message.tensors.map { ($0.shape, $0.dtype) })
+        guard let hop else { return outline }
+        let (own, next) = (shards[modulo(rank - hop)], shards[modulo(rank - hop - 1)])
+        if outline.integers == own.numbers { outline.integers = next.numbers }
+        // Keys and values are [B, H, T, D], documents [B, T].
+        for part in outline.parts.indices {
+            let axis = outline.parts[part].shape.count == 4 ? 2 : outline.parts[part].shape.count - 1
+            outline.parts[part].shape[axis] = next.count
+        }
+        return outline
+    }
+
+    private func modulo(_ rank: Int) -> Int { (rank % size + size) % size }
+
+    /// A message without its tensors.
+    private struct Outline: Sendable {
+        var integers: [Int]
+        var parts: [(shape: [Int], dtype: DType)]
+    }
+
+    private final class Rotation: PendingRotation {
+        private let communicator: RehearsalCommunicator
+        private let arriving: Outline
+        private let arrival: Double
+        /// Held until the peer has taken them.
+        private let sending: Mutex<[Tensor]>
+
+        init(communicator: RehearsalCommunicator, sending: [Tensor], arriving: Outline, arrival: Double) {
+            (self.communicator, self.arriving, self.arrival) = (communicator, arriving, arrival)
+            self.sending = Mutex(sending)
+        }
 
         func wait() -> Message {
             communicator.clock.wait(until: arrival)
-            return communicator.copy(arriving)
+            let tensors = arriving.parts.map { Tensor(uninitialised: $0.shape, $0.dtype, on: communicator.clock) }
+            sending.withLock { $0 = [] }
+            return Message(tensors, integers: arriving.integers)
         }
     }
 
