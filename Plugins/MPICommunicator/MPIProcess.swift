@@ -23,7 +23,6 @@ public final class MPIProcess: Sendable {
     }
 
     private struct State {
-        var isStarted = false
         var work: [Work] = []
         var tickets = 0
         /// Of transfers that are over and not yet asked for; a send has no packet.
@@ -191,13 +190,22 @@ extension MPIProcess {
         func run() {
             listen()
             var lastAdvance = MonotonicClock.seconds
+            var looks = 0
             while true {
                 let (work, isClosing) = process.state.update { state in
                     defer { state.work = [] }
                     return (state.work, state.isClosing)
                 }
                 for item in work { start(item) }
-                if poll() || !work.isEmpty { lastAdvance = MonotonicClock.seconds } else { pause(since: lastAdvance) }
+                if poll() || !work.isEmpty {
+                    lastAdvance = MonotonicClock.seconds
+                } else if looks < Pause.looks && active.contains(where: \.movesPayload) {
+                    looks += 1
+                    sched_yield()
+                } else {
+                    looks = 0
+                    pause(since: lastAdvance)
+                }
                 if isClosing && active.isEmpty { return finish() }
             }
         }
@@ -249,9 +257,13 @@ extension MPIProcess {
         /// Seconds between two looks. Nothing but a peer's failure can come where nothing is under way.
         private enum Pause {
             static let idle = 5e-3
+            /// Looks at a payload on its way between two pauses: each moves some 64 KiB where a message goes through a buffer.
+            static let looks = 32
             static let behindComputation = 200e-6
             /// Where someone waits: a tenth of the time since something last happened, within these bounds.
             static let waitedFor = 20e-6...1e-3
+            /// The same at most while a payload is on its way, which moves without anything happening.
+            static let waitedForPayload = 60e-6
             /// After something happened more is likely to follow: so long the thread only lets others go first.
             static let eagerness = 100e-6
         }
@@ -264,7 +276,8 @@ extension MPIProcess {
                 sched_yield()
                 return
             }
-            let wait = min(max(quiet / 10, Pause.waitedFor.lowerBound), Pause.waitedFor.upperBound)
+            let longest = active.contains(where: \.movesPayload) ? Pause.waitedForPayload : Pause.waitedFor.upperBound
+            let wait = min(max(quiet / 10, Pause.waitedFor.lowerBound), longest)
             let pause = active.isEmpty ? Pause.idle : isWaitedFor ? wait : Pause.behindComputation
             _ = process.state.wait(until: now + pause) { $0.work.isEmpty && !$0.isClosing ? nil : true }
         }

@@ -4,19 +4,25 @@ import TensorCore
 
 /// How packets become messages of MPI. Touched by the progress thread alone.
 ///
-/// A packet is an envelope (two words: how many words the header has, and whether the payload follows in the same message; then the
-/// header) and the payload. A small payload goes in the envelope. A large one is a second message, keys and values together: the
-/// receiver has to know shapes before it can receive into the tensors themselves, and a buffer to unpack from would be one more
-/// key/value pair in memory.
+/// A packet is an envelope (two words: how many words the header has, and the tag of the payload, 0 where it is in the envelope; then
+/// the header) and the payload. A small payload goes in the envelope. A large one follows it: the receiver has to know shapes before it
+/// can receive into the tensors themselves, and a buffer to unpack from would be one more key/value pair in memory. Small tensors
+/// share a message; a large one has its own, because MPI copies bytes that lie together from process to process in one go, and all
+/// others in small pieces through a buffer.
 enum Wire {
     /// Bytes of the largest envelope.
     static let envelopeSize = 16384
+    /// Bytes of a tensor that is worth a message of its own.
+    static let largeTensor = 1 << 18
     /// To all ranks of the job: why this one failed.
     static let failureTag = 1
 
-    /// Standard MPI promises tags up to 32767. Two groups of a rank meet in one tag only with thousands of others between them.
-    static func envelopeTag(_ context: Int) -> Int { 2 + 2 * (context % 16000) }
-    static func payloadTag(_ context: Int) -> Int { 3 + 2 * (context % 16000) }
+    /// Envelopes of a group arrive in order under its tag. (MPI promises tags up to 32767; two groups of a rank meet in one tag only with
+    /// thousands of others between them.)
+    static func envelopeTag(_ context: Int) -> Int { 2 + context % 16000 }
+
+    /// Each payload has a tag of its own: of two envelopes that are there, the receiver may open the later one first.
+    static func payloadTag(_ ticket: Int) -> Int { 16384 + ticket % 16000 }
 }
 
 /// Where a transfer stands.
@@ -31,6 +37,8 @@ enum TransferState {
 /// A transfer that the progress thread moves on.
 protocol ActiveTransfer: AnyObject {
     var ticket: Int { get }
+    /// Whether a payload is on its way, which moves a little with every look.
+    var movesPayload: Bool { get }
     func poll() -> TransferState
 }
 
@@ -94,6 +102,7 @@ final class Payload {
         var messages: [[rz_mpi_piece]] = []
         var room = 0
         for piece in pieces {
+            if piece.count >= Wire.largeTensor { room = 0 }
             var start = 0
             while start < piece.count {
                 if room == 0 {
@@ -105,6 +114,7 @@ final class Payload {
                 start += part
                 room -= part
             }
+            if piece.count >= Wire.largeTensor { room = 0 }
         }
         return messages
     }
@@ -124,6 +134,7 @@ final class Outgoing: ActiveTransfer {
     private let envelope: UnsafeMutableRawBufferPointer
     private let payload: Payload
     private var messages: [WireMessage] = []
+    var movesPayload: Bool { messages.count > 1 }
 
     init(_ packet: Packet, ticket: Int, peer: Int, context: Int, messageLimit: Int) throws {
         self.ticket = ticket
@@ -135,7 +146,8 @@ final class Outgoing: ActiveTransfer {
         let isWhole = headBytes + packet.arrivedBytes <= min(Wire.envelopeSize, messageLimit)
         let bytes = headBytes + (isWhole ? packet.arrivedBytes : 0)
         envelope = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes, alignment: 64)
-        let words = [Int64(packet.header.count), isWhole ? 1 : 0] + packet.header
+        let payloadTag = Wire.payloadTag(ticket)
+        let words = [Int64(packet.header.count), isWhole ? 0 : Int64(payloadTag)] + packet.header
         words.withUnsafeBytes { envelope.copyMemory(from: $0) }
         if isWhole {
             var end = headBytes
@@ -150,7 +162,7 @@ final class Outgoing: ActiveTransfer {
                 tag: Wire.envelopeTag(context)))
         if isWhole { return }
         for pieces in payload.messages(limit: messageLimit) {
-            messages.append(try WireMessage(.send, pieces, peer: peer, tag: Wire.payloadTag(context)))
+            messages.append(try WireMessage(.send, pieces, peer: peer, tag: payloadTag))
         }
     }
 
@@ -172,17 +184,16 @@ final class Outgoing: ActiveTransfer {
 final class Incoming: ActiveTransfer {
     let ticket: Int
     private let peer: Int
-    private let context: Int
     private let device: any Device
     private let messageLimit: Int
     private let envelope: UnsafeMutableRawBufferPointer
     private let first: WireMessage
     /// From the moment the envelope is there.
     private var rest: (header: [Int64], payload: Payload, messages: [WireMessage])?
+    var movesPayload: Bool { rest != nil }
 
     init(ticket: Int, peer: Int, context: Int, device: any Device, messageLimit: Int) throws {
-        (self.ticket, self.peer, self.context) = (ticket, peer, context)
-        (self.device, self.messageLimit) = (device, messageLimit)
+        (self.ticket, self.peer, self.device, self.messageLimit) = (ticket, peer, device, messageLimit)
         envelope = .allocate(byteCount: Wire.envelopeSize, alignment: 64)
         first = try WireMessage(
             .receive, [rz_mpi_piece(address: envelope.baseAddress, count: Wire.envelopeSize)], peer: peer,
@@ -219,10 +230,11 @@ final class Incoming: ActiveTransfer {
         // Whoever waits for the packet says what is wrong with its header.
         guard let parsed = try? PacketHeader(words: header) else { return .done(Packet(header: header, tensors: [])) }
         let tensors = parsed.parts.map { Tensor(uninitialised: $0.shape, $0.dtype, on: device) }
-        if words[1] == 0 {
+        if words[1] != 0 {
             let payload = Payload(tensors, isSent: false)
+            let tag = Int(truncatingIfNeeded: words[1])
             let messages = try payload.messages(limit: messageLimit).map {
-                try WireMessage(.receive, $0, peer: peer, tag: Wire.payloadTag(context))
+                try WireMessage(.receive, $0, peer: peer, tag: tag)
             }
             rest = (header, payload, messages)
             return .advanced
