@@ -107,6 +107,8 @@ static attention_plan make_plan(const rz_attention_problem *p, size_t element_by
     // Decoding has too few units for the workers. The cut depends on the shapes alone, so the bits do not depend on
     // the number of workers; at least 4 key blocks a piece keep the merge small beside it.
     plan.splits = 1;
+    plan.few = way == FORWARD && !has_products(p) && p->query_count * plan.group <= FEW_ROWS
+               && plan.key_blocks >= MANY_KEY_BLOCKS;
     const int64_t units = p->batch * p->kv_heads * plan.query_blocks;
     if (way == FORWARD && units > 0 && p->query_count <= DECODE_QUERIES)
         plan.splits = larger(1, smaller(MAXIMUM_PARTIALS / units, plan.key_blocks / 4));
@@ -224,7 +226,10 @@ static int64_t backward(attention_plan plan, size_t element_bytes, const rz_atte
     const int64_t units = p->batch * p->kv_heads * plan.head_units;
     if (units == 0 || plan.query_blocks == 0) return 0;
     prepare(&plan, memory, element_bytes, BACKWARD, workers_of(executor));
-    run_units(executor, units, table_for(element_bytes)->backward_unit, &plan);
+    // Tickets order what is added to one row of a bias. A row that all queries share is added to by every block of them: then
+    // units run one after the other.
+    const bool serial = plan.dbias && plan.dbias_strides[2] == 0 && plan.query_blocks > 1;
+    run_units(serial ? NULL : executor, units, table_for(element_bytes)->backward_unit, &plan);
     return atomic_load(&plan.pairs);
 }
 

@@ -17,6 +17,8 @@ enum {
     KEY_ROWS = KEY_BLOCK + ROW_TILE - 2, // 132: dK and dV are computed in tiles of 6 keys
     DECODE_QUERIES = 16,    // up to here a call may be cut over the keys
     MAXIMUM_PARTIALS = 16,  // parallel pieces such a call is cut into
+    FEW_ROWS = 8,           // up to here, against many blocks of keys, K and V are not packed: memory is the limit
+    MANY_KEY_BLOCKS = 8,
 };
 
 // The smallest and largest position and document of a block.
@@ -44,6 +46,7 @@ typedef struct {
     int64_t share;                           // blocks of a unit: of queries forward, of keys backward
     int64_t head_units;                      // units of one (batch, kv head)
     int64_t splits;                          // pieces of the keys (decoding), else 1
+    bool few;                                // few rows against many keys: K and V are read as they are
     int64_t document_batches;                // B when documents differ by batch element, else 1
     block_span *query_spans, *key_spans;     // [document_batches][blocks]
     _Atomic int64_t *tickets;                // [B][Hkv][query_blocks]: 1 + the last key block whose dQ was added

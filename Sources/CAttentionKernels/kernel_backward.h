@@ -216,10 +216,10 @@ static void gather_queries(backward_scratch *s, const attention_plan *plan, int6
         const int64_t head = kv_head * plan->group + g;
         const rz_attention_tensor *q = &plan->q, *dout = &plan->dout;
         pack_rows(s->q + g * queries * width, q,
-                  batch * q->batch_stride + head * q->head_stride + first * q->token_stride, queries, queries,
+                  batch * q->batch_stride + head * q->head_stride + first * q->token_stride, queries, queries, queries,
                   p->head_size, width, (real)(p->scale * LOG2_E));
         pack_rows(s->dout + g * queries * width, dout,
-                  batch * dout->batch_stride + head * dout->head_stride + first * dout->token_stride, queries, queries,
+                  batch * dout->batch_stride + head * dout->head_stride + first * dout->token_stride, queries, queries, queries,
                   p->head_size, width, 1);
     }
     memset(s->q + rows * width, 0, sizeof(real) * (size_t)((tiles - rows) * width));
@@ -243,17 +243,17 @@ static void gather_queries(backward_scratch *s, const attention_plan *plan, int6
 
 static void open_keys(backward_scratch *s, key_block *block, const attention_plan *plan, int64_t batch, int64_t kv_head,
                       int64_t index) {
-    const int64_t width = plan->padded_size, size = plan->problem->head_size, first = index * KEY_BLOCK;
+    const int64_t width = plan->padded_size, size = plan->problem->head_size;
     const rz_attention_tensor *k = &plan->k, *v = &plan->v;
-    const int64_t k_at = batch * k->batch_stride + kv_head * k->head_stride + first * k->token_stride;
-    const int64_t v_at = batch * v->batch_stride + kv_head * v->head_stride + first * v->token_stride;
+    const int64_t k_at = place_of(k, batch, kv_head, index), v_at = place_of(v, batch, kv_head, index);
     find_keys(block->keys, plan, batch, index);
+    const int64_t count = block->keys->count;
     if (has_products(plan->problem)) {
-        pack_rows(block->k, k, k_at, block->keys->count, KEY_BLOCK, size, width, 1);
-        pack_rows(block->v, v, v_at, block->keys->count, KEY_BLOCK, size, width, 1);
+        pack_rows(block->k, k, k_at, count, count, KEY_BLOCK, size, width, 1);
+        pack_rows(block->v, v, v_at, count, count, KEY_BLOCK, size, width, 1);
     } else {
-        pack_block(block->k, block->kp, s->few, k, k_at, block->keys->count, size, width);
-        pack_block(block->v, NULL, s->few, v, v_at, block->keys->count, size, width);
+        pack_block(block->k, block->kp, s->few, k, k_at, count, size, width);
+        pack_block(block->v, NULL, s->few, v, v_at, count, size, width);
         // The last tile of 6 keys reads columns beyond the block: they must hold numbers.
         for (int64_t row = 0; row < plan->rows; row++) {
             memset(s->p + row * ROW_PITCH + KEY_BLOCK, 0, sizeof(real) * (ROW_PITCH - KEY_BLOCK));

@@ -21,6 +21,7 @@
 #include "kernel_vector.h"
 #include "kernel_products.h"
 #include "kernel_rows.h"
+#include "kernel_few_rows.h"
 #include "kernel_forward.h"
 #include "kernel_backward.h"
 #include "kernel_probes.h"

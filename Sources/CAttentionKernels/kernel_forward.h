@@ -21,6 +21,7 @@ typedef struct {
     real *p;                   // [rows][ROW_PITCH]: S, then P
     real *k, *v;               // K^T by panels of keys and V by panels of columns; row-major for external products
     real *few;                 // [LANES][D']: rows on their way into panels
+    int64_t k_at, v_at;        // where the block of keys starts in K and V
 } forward_scratch;
 
 // Gives the next bytes of a workspace, on cache lines of their own. Integers, since counting starts from NULL.
@@ -207,21 +208,41 @@ NOT_INLINE void fuse_scores(forward_scratch *s, query_block *block, int64_t widt
 
 // MARK: a unit
 
+// Where the keys of a block start, in elements.
+INLINE int64_t place_of(const rz_attention_tensor *tensor, int64_t batch, int64_t kv_head, int64_t block) {
+    return batch * tensor->batch_stride + kv_head * tensor->head_stride + block * KEY_BLOCK * tensor->token_stride;
+}
+
 // Packs a block of keys for all query blocks of a unit.
 static void gather_keys(forward_scratch *s, const attention_plan *plan, int64_t batch, int64_t kv_head, int64_t block) {
-    const int64_t width = plan->padded_size, size = plan->problem->head_size, first = block * KEY_BLOCK;
+    const int64_t width = plan->padded_size, size = plan->problem->head_size;
     find_keys(s->keys, plan, batch, block);
     const int64_t count = s->keys->count;
     const rz_attention_tensor *k = &plan->k, *v = &plan->v;
-    const int64_t k_at = batch * k->batch_stride + kv_head * k->head_stride + first * k->token_stride;
-    const int64_t v_at = batch * v->batch_stride + kv_head * v->head_stride + first * v->token_stride;
+    s->k_at = place_of(k, batch, kv_head, block);
+    s->v_at = place_of(v, batch, kv_head, block);
     if (has_products(plan->problem)) {
-        pack_rows(s->k, k, k_at, count, KEY_BLOCK, size, width, 1);
-        pack_rows(s->v, v, v_at, count, KEY_BLOCK, size, width, 1);
-    } else {
-        pack_block(s->k, NULL, s->few, k, k_at, count, size, width);
-        pack_block(NULL, s->v, s->few, v, v_at, count, size, width);
+        pack_rows(s->k, k, s->k_at, count, count, KEY_BLOCK, size, width, 1);
+        pack_rows(s->v, v, s->v_at, count, count, KEY_BLOCK, size, width, 1);
+    } else if (!plan->few) {
+        pack_block(s->k, NULL, s->few, k, s->k_at, count, size, width);
+        pack_block(NULL, s->v, s->few, v, s->v_at, count, size, width);
     }
+}
+
+// A pair of a block with few rows: all of them go over the keys that any of them sees.
+static void few_pair(forward_scratch *s, query_block *block, const attention_plan *plan, const term_facts *terms,
+                     bool partial) {
+    const int64_t width = plan->padded_size, size = plan->problem->head_size, keys = s->keys->count;
+    index_range range = {KEY_BLOCK, 0};
+    for (int64_t tile = 0; tile < block->tiles / ROW_TILE; tile++) {
+        if (s->any[tile].first < range.first) range.first = s->any[tile].first / LANES * LANES;
+        if (s->any[tile].end > range.end) range.end = s->any[tile].end;
+    }
+    for (int64_t tile = 0; tile < block->tiles / ROW_TILE; tile++) s->any[tile] = range;
+    scores_of_few(s->p, block->q, block->count, &plan->k, s->k_at, keys, range, size, width, s->few);
+    softmax_rows(s, block, width, terms, partial);
+    add_values_of_few(block->o, s->p, block->count, &plan->v, s->v_at, keys, range, size, width, s->few);
 }
 
 static void forward_pair(forward_scratch *s, query_block *block, const attention_plan *plan, const term_facts *terms,
@@ -240,6 +261,10 @@ static void forward_pair(forward_scratch *s, query_block *block, const attention
         return;
     }
     find_ranges(s->any, s->every, partial ? s->visible : NULL, block->tiles, s->keys);
+    if (plan->few) {
+        few_pair(s, block, plan, terms, partial);
+        return;
+    }
     if (terms->plain && (!partial || s->keys->ordered)) {
         fuse_scores(s, block, width);
     } else {
@@ -313,7 +338,7 @@ static void gather_q(query_block *block, const attention_plan *plan, const query
     for (int64_t g = 0; g < plan->group; g++) {
         const int64_t at = u->batch * plan->q.batch_stride + (u->kv_head * plan->group + g) * plan->q.head_stride
                            + index * plan->query_block * plan->q.token_stride;
-        pack_rows(block->q + g * queries * width, &plan->q, at, queries, queries, p->head_size, width,
+        pack_rows(block->q + g * queries * width, &plan->q, at, queries, queries, queries, p->head_size, width,
                   (real)(p->scale * LOG2_E));
     }
     memset(block->q + block->count * width, 0, sizeof(real) * (size_t)((block->tiles - block->count) * width));

@@ -26,10 +26,22 @@ INLINE void clear_tile(vector acc[ROW_TILE][TILE_VECTORS]) {
 
 // MARK: packing
 
-// Rows of a tensor (token stride apart) to row-major memory of width `padded`; `rows` up to `capacity` become zero.
-NOT_INLINE void pack_rows(real *to, const rz_attention_tensor *from, int64_t index, int64_t rows, int64_t capacity,
-                          int64_t size, int64_t padded, real factor) {
+// Asks for a row that will be read soon.
+enum { FETCH_AHEAD = 16 };
+INLINE void fetch_row(const rz_attention_tensor *from, int64_t index, int64_t size) {
+    static const int64_t element_bytes[] = {
+        [RZ_STORAGE_FLOAT32] = 4, [RZ_STORAGE_FLOAT64] = 8, [RZ_STORAGE_BFLOAT16] = 2, [RZ_STORAGE_FLOAT16] = 2};
+    const int64_t bytes = element_bytes[from->storage];
+    const char *row = (const char *)from->data + index * bytes;
+    for (int64_t at = 0; at < size * bytes; at += 64) __builtin_prefetch(row + at);
+}
+
+// Rows of a tensor (token stride apart) to row-major memory of width `padded`; `rows` up to `capacity` become zero. The tensor
+// holds `available` rows from `index` on, of which those after the packed ones are wanted next.
+NOT_INLINE void pack_rows(real *to, const rz_attention_tensor *from, int64_t index, int64_t rows, int64_t available,
+                          int64_t capacity, int64_t size, int64_t padded, real factor) {
     for (int64_t r = 0; r < rows; r++, to += padded) {
+        if (r + FETCH_AHEAD < available) fetch_row(from, index + (r + FETCH_AHEAD) * from->token_stride, size);
         widen(to, from, index + r * from->token_stride, size, factor);
         for (int64_t d = size; d < padded; d++) to[d] = 0;
     }
@@ -57,24 +69,13 @@ INLINE void pack_transposed(real *to, const real *from, int64_t first, int64_t p
     }
 }
 
-// Asks for rows that will be packed soon: LANES rows at once are too many streams for the processor to foresee.
-enum { FETCH_AHEAD = 32 };
-INLINE void fetch_rows(const rz_attention_tensor *from, int64_t index, int64_t rows, int64_t size) {
-    static const int64_t element_bytes[] = {
-        [RZ_STORAGE_FLOAT32] = 4, [RZ_STORAGE_FLOAT64] = 8, [RZ_STORAGE_BFLOAT16] = 2, [RZ_STORAGE_FLOAT16] = 2};
-    const int64_t bytes = element_bytes[from->storage];
-    for (int64_t r = 0; r < rows; r++, index += from->token_stride)
-        for (int64_t at = 0; at < size * bytes; at += 64) __builtin_prefetch((const char *)from->data + index * bytes + at);
-}
-
 // A block of K or V, packed transposed, as columns, or both (the other is NULL). A few rows at a time pass through `rows`
 // [LANES][padded], which stays in the first-level cache. Keys beyond the last are zero.
 NOT_INLINE void pack_block(real *transposed, real *columns, real *rows, const rz_attention_tensor *from, int64_t index,
                            int64_t keys, int64_t size, int64_t padded) {
     for (int64_t key = 0; key < KEY_BLOCK; key += LANES) {
-        const int64_t count = larger(0, smaller(LANES, keys - key)), ahead = key + FETCH_AHEAD;
-        fetch_rows(from, index + ahead * from->token_stride, smaller(LANES, keys - ahead), size);
-        pack_rows(rows, from, index + key * from->token_stride, count, LANES, size, padded, 1);
+        const int64_t count = larger(0, smaller(LANES, keys - key));
+        pack_rows(rows, from, index + key * from->token_stride, count, keys - key, LANES, size, padded, 1);
         if (transposed) pack_transposed(transposed, rows, key, padded);
         if (columns) pack_columns(columns, rows, key, LANES, KEY_BLOCK, padded);
     }

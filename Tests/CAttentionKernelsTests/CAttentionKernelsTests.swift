@@ -140,6 +140,15 @@ let kernelSets: [String] = {
             c.fill(&random)
             cases.append(c)
         }
+        // Bias gradients with 2 batches, 4 heads and several blocks of queries and keys adding to one element, in every way.
+        for strides in [[0, 0, 700, 1], [0, 0, 0, 1], [0, 300, 1, 0], [700, 0, 1, 0], [0, 0, 0, 0]] as [[Int64]] {
+            var random = SplitMix64(seed: 24)
+            var c = AttentionCase(batch: 2, heads: 4, kvHeads: 2, queries: 300, keys: 700, size: 16, causal: true)
+            c.fill(&random)
+            c.biasStrides = strides
+            c.bias = random.normals(300 * 700)
+            cases.append(c)
+        }
         for (index, c) in cases.enumerated() {
             let one = KernelRun(c, Float.self, withOracle: false)
             for workers in [2, 3] {
@@ -158,6 +167,35 @@ let kernelSets: [String] = {
             check(c, Float.self, workers: 2, "\(queries) x \(keys)")
             c.back = 700  // some pieces of the keys are all hidden
             check(c, Float.self, splits: [1000..<keys, 0..<1000], "window")
+        }
+    }
+
+    @Test(arguments: kernelSets) func fewRowsAgainstManyKeysEqualTheOracle(_ kernels: String) {
+        #expect(rz_attention_set_kernels(kernels))
+        defer { rz_attention_set_kernels(nil) }
+        for seed in 400..<416 as Range<UInt64> {
+            var random = SplitMix64(seed: seed)
+            // At most 8 rows (2 heads share keys) and at least 8 blocks of keys: K and V are not packed.
+            var c = AttentionCase(
+                batch: 2, heads: 4, kvHeads: 2, queries: Int.random(in: 1...4, using: &random),
+                keys: Int.random(in: 1024...1200, using: &random), size: [24, 64, 128].randomElement(using: &random)!)
+            c.stored = Stored.allCases.randomElement(using: &random)!
+            c.tokensFirst = random.coin()
+            c.causal = random.coin()
+            if random.coin() { c.back = Int64.random(in: 0...700, using: &random) }
+            if random.coin(0.3) {
+                c.keyDocuments = (0..<c.keys).map { Int32($0 / 300) }
+                c.queryDocuments = Array(c.keyDocuments!.suffix(c.queries))
+            }
+            if random.coin(0.3) { c.keyPositions = (0..<c.keys).map { Int64($0) }.shuffled(using: &random) }
+            if random.coin(0.3) { c.slopes = [0.5, 0.25, 0.125, 0.0625] }
+            if random.coin(0.3) { c.softCap = 5 }
+            c.fill(&random)
+            if random.coin(0.3) { c.addBias(&random) }
+            if random.coin(0.3) { (c.dropout, c.seed) = (0.2, random.next()) }
+            check(c, Float.self, workers: 2, "seed \(seed)")
+            c.stored = .float64
+            check(c, Double.self, "seed \(seed)")
         }
     }
 
