@@ -7,6 +7,37 @@ import TensorCore
 import ZooCore
 import ZooStandard
 
+/// What a benchmark can ask for beside the mask.
+struct BenchTerms: ParsableArguments {
+    @Option(help: "Packed documents of this many tokens each.") var documents: Int?
+    @Option(help: "Soft cap of the logits.") var softCap: Double?
+    @Flag(help: "One sink a head.") var sinks = false
+    @Flag(help: "A bias [1, 1, T, T] that all heads share.") var bias = false
+    @Option(help: "Only the last so many tokens ask (decoding); not with several ranks.") var queries: Int?
+
+    /// "documents 1024 bias", for reports.
+    var name: String {
+        [
+            documents.map { "documents \($0)" }, softCap.map { "cap \($0)" }, sinks ? "sinks" : nil,
+            bias ? "bias" : nil,
+            queries.map { "queries \($0)" },
+        ].compactMap { $0 }.joined(separator: " ")
+    }
+
+    func check(ranks: Int) throws {
+        if let documents, documents < 1 {
+            throw RingZooError(.usage, "--documents is \(documents)", tried: ["at least 1 would work"])
+        }
+        if let softCap, !(softCap > 0) {
+            throw RingZooError(.usage, "--soft-cap is \(softCap)", tried: ["a number above 0 would work"])
+        }
+        if let queries, queries < 1 || ranks > 1 {
+            throw RingZooError(
+                .usage, "--queries is \(queries), --ranks \(ranks)", tried: ["at least 1 query on 1 rank would work"])
+        }
+    }
+}
+
 struct AttentionBenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench", abstract: "Measure attention: medians of forward, and of forward and backward.",
@@ -21,6 +52,7 @@ struct AttentionBenchCommand: ParsableCommand {
     @Option(help: "Backends, separated by commas.") var backends = "cpu,blas"
     @Option(parsing: .upToNextOption, help: "B,H,Hkv,T,D, one or more.") var shapes: [String] = ["1,8,8,4096,128"]
     @OptionGroup var mask: MaskOptions
+    @OptionGroup var terms: BenchTerms
     @Option(help: "float32, float64 or bf16.") var dtype = "float32"
     @Option(help: "In-process ranks, for a distributed backend.") var ranks = 1
     @Option(help: "Layout of the sequence over ranks.") var layout = SequenceLayout.zigzag
@@ -39,6 +71,8 @@ struct AttentionBenchCommand: ParsableCommand {
         }
         if ranks < 1 { throw RingZooError(.usage, "--ranks is \(ranks)", tried: ["at least 1 would work"]) }
         let attentionMask = try mask.attentionMask()
+        try terms.check(ranks: ranks)
+        let name = [mask.name, terms.name].filter { !$0.isEmpty }.joined(separator: " ")
         let zoo = try ZooStandard.zoo()
         Terminal.note(Ringzoo.versionText)
         if !json {
@@ -59,9 +93,9 @@ struct AttentionBenchCommand: ParsableCommand {
                 let choice = try AttentionChoice(
                     backend: backend, local: "auto", ranks: isDistributed ? ranks : 1, in: zoo)
                 let measure = try AttentionMeasurement(
-                    choice, numbers, attentionMask, type, ranks: isDistributed ? ranks : 1, layout,
+                    choice, numbers, attentionMask, terms, type, ranks: isDistributed ? ranks : 1, layout,
                     seconds: seconds, runs: max(1, runs))
-                print(json ? try measure.json(mask.name) : measure.row(mask.name))
+                print(json ? try measure.json(name) : measure.row(name))
             }
         }
     }
@@ -82,25 +116,35 @@ struct AttentionMeasurement {
     let peakBytes: Int
 
     init(
-        _ choice: AttentionChoice, _ shape: [Int], _ mask: AttentionMask, _ dtype: DType, ranks: Int,
-        _ layout: SequenceLayout,
-        seconds: Double, runs minimumRuns: Int
+        _ choice: AttentionChoice, _ shape: [Int], _ mask: AttentionMask, _ terms: BenchTerms, _ dtype: DType,
+        ranks: Int,
+        _ layout: SequenceLayout, seconds: Double, runs minimumRuns: Int
     ) throws {
         let threads = try Terminal.threads() ?? CPUDevice.defaultThreads
         struct Times: Sendable { var forward, both, ceiling: Double; var peak: Int }
         let times = try InProcessRanks.run(ranks, threads: threads) { communicator, device -> Times in
             let (B, H, Hkv, T, D) = (shape[0], shape[1], shape[2], shape[3], shape[4])
-            let positions = layout.positions(length: T, rank: communicator.rank, size: communicator.size)
-            func tensor(_ key: UInt64, _ heads: Int) -> Tensor {
-                let wide: DType = dtype == .float64 ? .float64 : .float32
-                return Tensor.random(
-                    .normal, [B, heads, positions.count, D], wide, key: key &+ 100 &* UInt64(communicator.rank),
-                    on: device
-                ).cast(to: dtype)
+            let wide: DType = dtype == .float64 ? .float64 : .float32
+            let keys = layout.positions(length: T, rank: communicator.rank, size: communicator.size)
+            let queries = terms.queries.map { Positions.contiguous(from: max(0, T - $0), count: min(T, $0)) } ?? keys
+            func tensor(_ key: UInt64, _ shape: [Int], _ type: DType) -> Tensor {
+                Tensor.random(.normal, shape, wide, key: key &+ 100 &* UInt64(communicator.rank), on: device).cast(
+                    to: type)
             }
-            let (q, k, v, dOut) = (tensor(1, H), tensor(2, Hkv), tensor(3, Hkv), tensor(4, H))
+            let (q, dOut) = (tensor(1, [B, H, queries.count, D], dtype), tensor(4, [B, H, queries.count, D], dtype))
+            let (k, v) = (tensor(2, [B, Hkv, keys.count, D], dtype), tensor(3, [B, Hkv, keys.count, D], dtype))
+            var mask = mask
+            mask.softCap = terms.softCap
+            if terms.sinks { mask.sinks = tensor(5, [H], wide) }
+            if terms.bias { mask.bias = tensor(6, [1, 1, queries.count, T], wide) }
+            if let length = terms.documents {
+                func documents(_ positions: Positions) -> Tensor {
+                    Tensor(positions.indices.map { Int32($0 / length) }, on: device).reshaped([1, positions.count])
+                }
+                mask.documents = .init(queries: documents(queries), keys: documents(keys))
+            }
             let problem = AttentionProblem(
-                heads: H, keyHeads: Hkv, headSize: D, dtype: dtype, queries: positions, keys: positions, mask: mask)
+                heads: H, keyHeads: Hkv, headSize: D, dtype: dtype, queries: queries, keys: keys, mask: mask)
             let backend = try choice.make(over: communicator)
             device.ledger.resetPeak()
             /// Ranks must agree on how often to run: rank 0 decides.
@@ -143,15 +187,18 @@ struct AttentionMeasurement {
         forwardBackwardSeconds = times.map(\.both).max()!
         peakBytes = times.map(\.peak).max()!
         ceiling = times.map(\.ceiling).reduce(0, +)
-        forwardFLOPs = 4 * Double(shape[0] * shape[1] * shape[4]) * Self.visiblePairs(shape[3], mask)
+        forwardFLOPs = 4 * Double(shape[0] * shape[1] * shape[4]) * Self.visiblePairs(shape[3], mask, terms)
     }
 
     /// Pairs of query and key that the mask shows, the diagonal of a causal mask counted half.
-    private static func visiblePairs(_ T: Int, _ mask: AttentionMask) -> Double {
-        guard let window = mask.window else { return Double(T) * Double(T) * (mask.causal ? 0.5 : 1) }
-        return (0..<T).reduce(0.0) { sum, i in
-            let last = min(T - 1, mask.causal ? i : i + window.ahead)
-            return sum + Double(max(0, last - max(0, i - window.back) + 1))
+    private static func visiblePairs(_ T: Int, _ mask: AttentionMask, _ terms: BenchTerms) -> Double {
+        (max(0, T - (terms.queries ?? T))..<T).reduce(0.0) { sum, i in
+            var (first, last) = (0, mask.causal ? i : T - 1)
+            if let window = mask.window { (first, last) = (max(first, i - window.back), min(last, i + window.ahead)) }
+            if let length = terms.documents {
+                (first, last) = (max(first, i / length * length), min(last, i / length * length + length - 1))
+            }
+            return sum + Double(max(0, last - first + 1)) - (mask.causal ? 0.5 : 0)
         }
     }
 
@@ -176,7 +223,7 @@ struct AttentionMeasurement {
             leading(Terminal.number(operations / seconds / 1e9, 1), 9)
                 + leading(Terminal.number(100 * operations / seconds / ceiling, 1), 14)
         }
-        return padded(backend, 8) + numbers.map { leading("\($0.0)", $0.1) }.joined() + "  " + padded(mask, 10)
+        return padded(backend, 8) + numbers.map { leading("\($0.0)", $0.1) }.joined() + "  " + padded(mask, max(10, mask.count + 2))
             + padded(dtype.rawValue, 9) + leading(Terminal.number(forwardSeconds), 10)
             + rate(forwardFLOPs, forwardSeconds) + leading(Terminal.number(forwardBackwardSeconds), 12)
             + rate(3.5 * forwardFLOPs, forwardBackwardSeconds) + leading(Terminal.bytes(peakBytes), 12)

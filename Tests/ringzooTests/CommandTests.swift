@@ -79,6 +79,19 @@ import Testing
         #expect((object["forwardSeconds"] as? Double ?? 0) > 0 && (object["ceilingGFLOPS"] as? Double ?? 0) > 0)
     }
 
+    @Test func benchCountsVisiblePairsOfEveryTerm() throws {
+        // 4 queries against 32 keys in documents of 8 under a causal mask: 5 to 8 keys each, the diagonal half.
+        let result = try Tool.succeed(
+            "attention", "bench", "--backends", "cpu", "--shapes", "1,2,1,32,8", "--seconds", "0", "--json", "--mask",
+            "causal",
+            "--documents", "8", "--queries", "4", "--soft-cap", "30", "--bias", "--sinks")
+        let object = try result.json()
+        let operations =
+            (object["forwardGFLOPS"] as? Double ?? 0) * (object["forwardSeconds"] as? Double ?? 0) * 1e9
+        #expect(abs(operations - 4 * 2 * 8 * (5 + 6 + 7 + 8 - 4 * 0.5)) < 1e-3)
+        #expect(object["mask"] as? String == "causal documents 8 cap 30.0 sinks bias queries 4")
+    }
+
     @Test func aWrongWindowPrintsNoHeader() throws {
         let result = try Tool.run(["attention", "bench", "--shapes", "1,1,1,8,8", "--window", "wide"])
         #expect(result.code == 64 && result.text.isEmpty && result.errors.contains("wide"))
