@@ -223,7 +223,8 @@ struct AttentionMeasurement {
             leading(Terminal.number(operations / seconds / 1e9, 1), 9)
                 + leading(Terminal.number(100 * operations / seconds / ceiling, 1), 14)
         }
-        return padded(backend, 8) + numbers.map { leading("\($0.0)", $0.1) }.joined() + "  " + padded(mask, max(10, mask.count + 2))
+        return padded(backend, 8) + numbers.map { leading("\($0.0)", $0.1) }.joined() + "  "
+            + padded(mask, max(10, mask.count + 2))
             + padded(dtype.rawValue, 9) + leading(Terminal.number(forwardSeconds), 10)
             + rate(forwardFLOPs, forwardSeconds) + leading(Terminal.number(forwardBackwardSeconds), 12)
             + rate(3.5 * forwardFLOPs, forwardBackwardSeconds) + leading(Terminal.bytes(peakBytes), 12)
