@@ -3,7 +3,7 @@
     python jax_ring.py --shapes 1,8,8192,64 --devices 2
 
 Prints the fields of `ringzoo attention bench --json`. Shapes are B,H,T,D; the mask is causal, the layout contiguous, which is
-what that code offers. --output writes what it computes on the arrays of an HDF5 file in the layout of `ringzoo attention run`.
+what that code offers.
 """
 
 import argparse
@@ -16,8 +16,6 @@ def arguments():
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--chunk", type=int, default=512, help="rows and columns of a block (default 512)")
-    parser.add_argument("--input", help="an HDF5 file with q, k, v and dout [B, H, T, D]: no timing, --output is written")
-    parser.add_argument("--output")
     return parser.parse_args()
 
 
@@ -59,16 +57,6 @@ def main():
         return jax.device_put(x, NamedSharding(mesh, tokens_cut))
 
     say(f"jax {jax.__version__}, ringattention 0.1.2, {len(jax.devices())} devices")
-    if options.input:
-        import h5py
-        with h5py.File(options.input) as file:
-            arrays = [place(jnp.swapaxes(jnp.asarray(file[name][()]), 1, 2)) for name in ("q", "k", "v", "dout")]
-        tokens = arrays[0].shape[1]
-        _, both = ring(min(options.chunk, tokens // options.devices))
-        with h5py.File(options.output, "w") as file:
-            for name, value in zip(("out", "dq", "dk", "dv"), both(*arrays)):
-                file[name] = jnp.swapaxes(value, 1, 2)
-        return
     for shape in options.shapes:
         batch, heads, tokens, size = (int(part) for part in shape.split(","))
         forward, both = ring(min(options.chunk, tokens // options.devices))

@@ -180,12 +180,19 @@ import ZooStandard
         #expect(error?.message.contains("is not finite") == true)
         #expect(folder.steps("run") == [3])
         #expect(try trainingDifferences(folder.tensors("run", step: 3), tamed) == [])
-        // Told to, it goes on to the end, and says which steps did nothing.
-        let (summary, skipping) = try run("run", wild[0], wild[1], wild[2], "run.onNonFinite=skip").logged(resume: true)
-        #expect(summary.step == 20)
-        #expect(skipping.steps.last?.report.skipped == true)
+        // Told to, it goes on and says which steps did nothing, but not for ever.
+        let skipping = EventLog()
+        let endless = trainingFault {
+            _ = try run("run", wild[0], wild[1], wild[2], "run.onNonFinite=skip").train(resume: true) {
+                skipping.add($0)
+            }
+        }
+        let skipped = TrainingPlan.skipLimit - 1
+        #expect(endless?.code == .failed)
+        #expect(endless?.message.hasSuffix("like those of the \(skipped) steps before") == true)
+        #expect(skipping.steps.suffix(skipped).allSatisfy { $0.report.skipped })
         let lines = try folder.metrics("run")
-        #expect(lines.map(\.step) == Array(1...20))
+        #expect(lines.map(\.step) == Array(1...3 + skipping.steps.count))
         #expect(lines.last?.loss == nil && lines.last?.skipped == true)
     }
 

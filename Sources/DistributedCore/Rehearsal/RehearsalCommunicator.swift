@@ -16,6 +16,8 @@ public final class RehearsalCommunicator: Communicator {
     /// What each rank holds, to know whose block comes next.
     private let shards: [Positions]
     private let sent = Mutex(Traffic())
+    /// When the link has sent all that was given to it: messages go one after the other.
+    private let linkFree = Mutex(0.0)
 
     public init(
         rank: Int, size: Int, length: Int, layout: SequenceLayout, link: LinkSpeed, on device: RehearsalDevice
@@ -40,7 +42,16 @@ public final class RehearsalCommunicator: Communicator {
     private func exchange(_ messages: Int, _ bytes: Int) {
         if messages == 0 { return }
         count(messages, messages * bytes)
-        clock.wait(until: clock.clock + Double(messages) * link.seconds(bytes))
+        let last = (0..<messages).reduce(0.0) { _, _ in arrival(bytes) }
+        clock.wait(until: last)
+    }
+
+    /// When a message that is started now has arrived.
+    private func arrival(_ bytes: Int) -> Double {
+        linkFree.withLock { free in
+            free = max(free, clock.clock) + link.seconds(bytes)
+            return free
+        }
     }
 
     private func copy(_ message: Message) -> Message {
@@ -53,8 +64,7 @@ public final class RehearsalCommunicator: Communicator {
         // What is strided is packed by the rank that owns it.
         let packed = message.tensors.map { $0.detached.contiguous() }
         return Rotation(
-            communicator: self, sending: packed, arriving: arriving(message, hop),
-            arrival: clock.clock + link.seconds(message.byteCount))
+            communicator: self, sending: packed, arriving: arriving(message, hop), arrival: arrival(message.byteCount))
     }
 
     /// What a message from the rank before looks like. At hop h this rank sends what belongs to the block of rank - h, and gets what
