@@ -51,7 +51,7 @@ extension MPIProcess {
             try communicator.barrier()
             return result
         } catch {
-            announce("rank \(rank) failed: \(error)")
+            announce(LinkFailure(ofRank: rank, error))
             throw error
         }
     }

@@ -19,7 +19,7 @@ public final class MPIProcess: Sendable {
     private enum Work: Sendable {
         case send(ticket: Int, Packet, peer: Int, context: Int)
         case receive(ticket: Int, peer: Int, context: Int, any Device)
-        case announce(String)
+        case announce(LinkFailure)
     }
 
     private struct State {
@@ -27,7 +27,7 @@ public final class MPIProcess: Sendable {
         var tickets = 0
         /// Of transfers that are over and not yet asked for; a send has no packet.
         var results: [Int: Result<Packet?, LinkFailure>] = [:]
-        var failure: String?
+        var failure: LinkFailure?
         var isClosing = false
         var isClosed = false
     }
@@ -123,7 +123,7 @@ public final class MPIProcess: Sendable {
             if let result = state.results.removeValue(forKey: ticket) {
                 return try result.get() ?? Packet(header: [], tensors: [])
             }
-            if let failure = state.failure { throw LinkFailure(failure) }
+            if let failure = state.failure { throw failure }
             return nil
         }
     }
@@ -136,7 +136,7 @@ public final class MPIProcess: Sendable {
     // MARK: The end
 
     /// Tells every rank that this one has failed, and why; all their waits end with it. Nothing new where this rank was told so itself.
-    func announce(_ failure: String) {
+    func announce(_ failure: LinkFailure) {
         state.update { state in
             if state.failure == nil { state.work.append(.announce(failure)) }
         }
@@ -221,8 +221,8 @@ extension MPIProcess {
                     try Incoming(
                         ticket: ticket, peer: peer, context: context, device: device, messageLimit: messageLimit)
                 }
-            case .announce(let text):
-                announce(text)
+            case .announce(let failure):
+                announce(failure)
             }
         }
 
@@ -292,14 +292,14 @@ extension MPIProcess {
 
         private func hear() -> Bool {
             guard let message = failureReceive, (try? message.poll()) == true else { return false }
-            let text = String(decoding: failureReport.prefix(message.arrivedBytes), as: UTF8.self)
-            process.state.update { if $0.failure == nil { $0.failure = text } }
+            let failure = Wire.failure(failureReport.prefix(message.arrivedBytes))
+            process.state.update { if $0.failure == nil { $0.failure = failure } }
             listen()
             return true
         }
 
-        private func announce(_ text: String) {
-            let bytes = Array(text.utf8.prefix(Self.reportSize))
+        private func announce(_ failure: LinkFailure) {
+            let bytes = Wire.bytes(failure).prefix(Self.reportSize)
             for peer in 0..<process.size where peer != process.rank {
                 let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 64)
                 copy.copyBytes(from: bytes)

@@ -23,6 +23,15 @@ enum Wire {
 
     /// Each payload has a tag of its own: of two envelopes that are there, the receiver may open the later one first.
     static func payloadTag(_ ticket: Int) -> Int { 16384 + ticket % 16000 }
+
+    /// A failure as it travels: its code, a line break, its description.
+    static func bytes(_ failure: LinkFailure) -> [UInt8] { Array("\(failure.code.rawValue)\n\(failure)".utf8) }
+
+    static func failure(_ bytes: some Collection<UInt8>) -> LinkFailure {
+        let parts = String(decoding: bytes, as: UTF8.self).split(separator: "\n", maxSplits: 1)
+        let code = parts.first.flatMap { RingZooError.Code(rawValue: String($0)) }
+        return LinkFailure(parts.last.map(String.init) ?? "it did not say why", code: code ?? .interrupted)
+    }
 }
 
 /// Where a transfer stands.

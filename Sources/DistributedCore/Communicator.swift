@@ -16,8 +16,8 @@ public struct Message: Sendable {
 /// How ranks talk. Every rank makes the same calls in the same order.
 ///
 /// Received tensors live on the receiver's own device; ranks share no storage. Every wait has a deadline, after which it throws a
-/// `RingZooError(.interrupted)` that names rank, peer, operation, hop and bytes; so does a wait for a rank that has failed, and one
-/// that gets something else than the peer has sent.
+/// `RingZooError(.interrupted)` that names rank, peer, operation, hop and bytes; so does a wait that gets something else than the peer
+/// has sent, and one for a rank that has failed, with that rank's own code.
 public protocol Communicator: Sendable {
     var name: String { get }
     var rank: Int { get }

@@ -17,11 +17,11 @@ final class InProcessExchange: Sendable {
 
     struct State {
         var boxes: [Route: Box] = [:]
-        var failure: String?
+        var failure: LinkFailure?
     }
     let state = Monitor(State())
 
-    func fail(_ why: String) { state.update { if $0.failure == nil { $0.failure = why } } }
+    func fail(_ failure: LinkFailure) { state.update { if $0.failure == nil { $0.failure = failure } } }
 }
 
 /// Packets between threads: the receiver copies from the sender's memory.
@@ -81,7 +81,7 @@ struct InProcessLink: Link {
                     state.boxes[route]!.packets[number] = nil
                     return ()
                 }
-                if let failure = state.failure { throw LinkFailure(failure) }
+                if let failure = state.failure { throw failure }
                 return nil
             }
         }
@@ -102,7 +102,7 @@ struct InProcessLink: Link {
         private func take(until deadline: Double) throws -> Packet? {
             let offered = try exchange.state.wait(until: deadline) { state -> Packet? in
                 if let packet = state.boxes[route]?.packets[number] { return packet }
-                if let failure = state.failure { throw LinkFailure(failure) }
+                if let failure = state.failure { throw failure }
                 return nil
             }
             guard let offered else { return nil }

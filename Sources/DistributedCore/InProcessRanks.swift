@@ -38,7 +38,7 @@ public enum InProcessRanks {
                 outcome.withLock { $0.results[rank] = result }
             } catch {
                 outcome.withLock { if $0.failure == nil { $0.failure = error } }
-                exchange.fail("rank \(rank) failed: \(error)")
+                exchange.fail(LinkFailure(ofRank: rank, error))
             }
         }
         let finished = Monitor(1)

@@ -59,6 +59,15 @@ public struct Packet: Sendable {
 /// Why a transfer cannot end well, in words that follow "rank 1 lost rank 0 in ...: ".
 public struct LinkFailure: Error, Sendable, CustomStringConvertible {
     public var description: String
+    /// What kind of error it is for everyone: that of the rank at fault, where it could say so.
+    public var code: RingZooError.Code
 
-    public init(_ description: String) { self.description = description }
+    public init(_ description: String, code: RingZooError.Code = .interrupted) {
+        (self.description, self.code) = (description, code)
+    }
+
+    /// The failure that other ranks hear of when `rank` throws `error`.
+    public init(ofRank rank: Int, _ error: any Error) {
+        self.init("rank \(rank) failed: \(error)", code: (error as? RingZooError)?.code ?? .failed)
+    }
 }

@@ -155,12 +155,12 @@ public final class LinkCommunicator: Communicator {
         do {
             return try transfer.wait(until: MonotonicClock.seconds + rules.deadline)
         } catch let failure as LinkFailure {
-            throw lost(peer, call, failure.description)
+            throw lost(peer, call, failure.description, failure.code)
         }
     }
 
-    func lost(_ peer: Int, _ call: Call, _ why: String) -> RingZooError {
-        RingZooError(.interrupted, "rank \(rank) lost rank \(peer) in \(place(call)): \(why)")
+    func lost(_ peer: Int, _ call: Call, _ why: String, _ code: RingZooError.Code = .interrupted) -> RingZooError {
+        RingZooError(code, "rank \(rank) lost rank \(peer) in \(place(call)): \(why)")
     }
 
     private func place(_ call: Call) -> String {

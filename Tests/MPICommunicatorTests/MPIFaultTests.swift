@@ -50,7 +50,8 @@ struct MPIFaultTests {
 
     @Test func aRankThatThrowsEndsAllAndSaysWhy() throws {
         let job = try MPIJob.run(.openMPI, 3, "mpi-ranks", ["throw", "1"])
-        #expect([1, 75].contains(job.code), "\(job.output)")
+        // Whichever rank ends first: all have the code of the one at fault.
+        #expect(job.code == 1, "\(job.output)")
         #expect(job.output.contains("error: out of luck"))
         for rank in [0, 2] { #expect(job.output.contains("error: rank \(rank) lost rank"), "\(job.output)") }
         #expect(job.output.contains("rank 1 failed: out of luck"))
