@@ -60,7 +60,7 @@ let package = Package(
         core("AttentionCore", ["TensorCore"]),
         core("BlockwiseAttention", ["AttentionCore", "CAttentionKernels", "CTensorKernels"]),
         core("DistributedCore", ["AttentionCore", "CTensorKernels", "CDigest"]),
-        core("NeuralCore", ["AttentionCore"]),
+        core("NeuralCore", ["AttentionCore", "DistributedCore"]),
         core("CheckpointCore", ["TensorCore", "CHDF5Shim", "CDigest"]),
         core("DataCore", ["TensorCore"]),
         core("TrainingCore", ["NeuralCore", "CheckpointCore", "DistributedCore", "DataCore"]),

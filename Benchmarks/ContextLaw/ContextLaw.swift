@@ -76,7 +76,8 @@ struct ContextLaw: ParsableCommand {
                 func train<Model: LanguageModel>(_ model: Model) throws {
                     var trainer = Trainer(
                         model, optimizer: AdamW(for: model), loader: dataset.makeLoader(rowsPerBatch: 1), plan: fixed,
-                        attention: RingAttention(CPUAttention(), over: communicator), communicator: communicator)
+                        attention: RingAttention(CPUAttention(), over: communicator),
+                        mesh: ProcessMesh(sequence: communicator))
                     _ = try trainer.takeStep()
                 }
                 device.ledger.budget = budget

@@ -34,18 +34,11 @@ public struct Llama: LanguageModel {
 
     public func hidden(_ tokens: Tensor, _ context: SequenceContext, cache: inout KeyValueCache?) throws -> Tensor {
         let tables = rotary.tables(positions: context.rotaryPositions, context.precision.statistics)
-        var x_BTM = embedding(tokens, context.precision)
-        for layer in layers {
-            if context.memory.rematerialiseBlocks && cache == nil {
-                x_BTM = try rematerialise(layer, x_BTM) { layer, x in
-                    var none: KeyValueCache?
-                    return try layer(x, tables, context, cache: &none)
-                }
-            } else {
-                x_BTM = try layer(x_BTM, tables, context, cache: &cache)
-            }
+        var x_BTM = try embedding(tokens, of: vocabularySize, context)
+        x_BTM = try context.through(layers, x_BTM, cache: &cache) { layer, x, cache in
+            try layer(x, tables, context, cache: &cache)
         }
-        return norm(x_BTM)  // [B, T, M]
+        return try context.whole(norm)(x_BTM)  // [B, T, M]
     }
 
     public mutating func visit(_ visitor: inout ParameterVisitor) {
@@ -73,8 +66,10 @@ struct LlamaBlock: Module {
     func callAsFunction(
         _ x_BTM: Tensor, _ tables: RotaryTables, _ context: SequenceContext, cache: inout KeyValueCache?
     ) throws -> Tensor {
-        let h_BTM = try x_BTM + attention(attentionNorm(x_BTM), tables, context, cache: &cache)
-        return try h_BTM + feedForward(feedForwardNorm(h_BTM), chunk: context.memory.feedForwardChunk)
+        let a_BTM = context.copied(attentionNorm(x_BTM))
+        let h_BTM = try x_BTM + context.reduced(attention(a_BTM, tables, context, cache: &cache))
+        let f_BTM = context.copied(feedForwardNorm(h_BTM))
+        return try h_BTM + context.reduced(feedForward(f_BTM, chunk: context.memory.feedForwardChunk))
     }
 
     mutating func visit(_ visitor: inout ParameterVisitor) {
@@ -88,14 +83,18 @@ struct LlamaBlock: Module {
 /// Grouped-query attention: H query heads share Hkv key/value heads, which are never expanded.
 struct LlamaAttention: Module {
     var q, k, v, o: Linear
-    let heads, keyHeads, headSize, layer: Int
+    let headSize, layer: Int
+
+    /// Of the slice that is here, where the layers are cut over ranks.
+    var heads: Int { q.weight.shape[0] / headSize }
+    var keyHeads: Int { k.weight.shape[0] / headSize }
 
     init(_ c: LlamaConfiguration, layer: Int, _ dtype: DType, on device: any Device) {
         q = Linear(inputs: c.width, outputs: c.heads * c.headSize, dtype, on: device)
         k = Linear(inputs: c.width, outputs: c.keyHeads * c.headSize, dtype, on: device)
         v = Linear(inputs: c.width, outputs: c.keyHeads * c.headSize, dtype, on: device)
         o = Linear(inputs: c.heads * c.headSize, outputs: c.width, dtype, on: device)
-        (heads, keyHeads, headSize, self.layer) = (c.heads, c.keyHeads, c.headSize, layer)
+        (headSize, self.layer) = (c.headSize, layer)
     }
 
     func callAsFunction(

@@ -40,14 +40,17 @@ public struct LlamaBlueprint: ModelBlueprint, Hashable {
     public func make(seed: UInt64?, on device: any Device) throws -> any LanguageModel {
         var model = try Llama(configuration, on: device)
         if let seed {
-            let residualDeviation = 0.02 / Double(2 * configuration.layers).squareRoot()
             model.initialise(seed: seed) { name, shape in
-                if shape.count < 2 { return nil }
-                return name.hasSuffix(".o_proj.weight") || name.hasSuffix(".down_proj.weight")
-                    ? residualDeviation : 0.02
+                if case .normal(let deviation) = initialValue(of: name, shape) { deviation } else { nil }
             }
         }
         try device.ledger.checkFailure()
         return model
+    }
+
+    public func initialValue(of parameter: String, _ shape: [Int]) -> InitialValue {
+        if shape.count < 2 { return .constant(1) }
+        let addsToStream = parameter.hasSuffix(".o_proj.weight") || parameter.hasSuffix(".down_proj.weight")
+        return .normal(standardDeviation: addsToStream ? 0.02 / Double(2 * configuration.layers).squareRoot() : 0.02)
     }
 }

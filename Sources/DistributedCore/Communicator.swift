@@ -31,13 +31,15 @@ public protocol Communicator: Sendable {
     /// - Parameter hop: which hop around the ring this is, for errors; nil where it is none of a series.
     func startRotate(_ message: Message, hop: Int?) throws -> any PendingRotation
 
-    /// Every rank's message, in the order of ranks.
-    func allGather(_ message: Message) throws -> [Message]
+    /// Starts to send `message` to every rank and to receive theirs, and returns at once. The tensors sent must not be written
+    /// before `wait` has returned.
+    func startAllGather(_ message: Message) throws -> any PendingGather
 
     /// The sum over all ranks, added in the order of ranks, so that every rank gets the same bits.
     func allReduce(_ tensor: Tensor) throws -> Tensor
 
-    /// This rank's part (of `shape[0] / size` rows, the first ones going to rank 0) of the sum over all ranks.
+    /// This rank's rows of the sum over all ranks, added in the order of ranks: piece `rank` of `size` of the first axis
+    /// (`Range.piece`), which is any number of rows.
     func reduceScatter(_ tensor: Tensor) throws -> Tensor
 
     /// Sends message i to rank i and returns what the ranks sent here, in their order.
@@ -62,6 +64,12 @@ public protocol PendingRotation: Sendable {
     func wait() throws -> Message
 }
 
+/// A gathering under way.
+public protocol PendingGather: Sendable {
+    /// Returns every rank's message, in the order of ranks. Call it exactly once.
+    func wait() throws -> [Message]
+}
+
 /// What a rank has sent.
 public struct Traffic: Sendable, Hashable {
     public var messages = 0
@@ -82,9 +90,19 @@ extension Communicator {
         try startRotate(message, hop: nil)
     }
 
+    /// Every rank's message, in the order of ranks.
+    public func allGather(_ message: Message) throws -> [Message] { try startAllGather(message).wait() }
+
     /// The sum of one number over all ranks.
     public func allReduce(_ value: Double) throws -> Double {
         if size == 1 { return value }
         return try allReduce(Tensor([value], on: device)).item
+    }
+}
+
+extension Range<Int> {
+    /// Piece `index` of `parts` consecutive pieces of 0 ..< count, which differ by one element at most.
+    public static func piece(_ index: Int, of parts: Int, count: Int) -> Range<Int> {
+        count * index / parts..<count * (index + 1) / parts
     }
 }

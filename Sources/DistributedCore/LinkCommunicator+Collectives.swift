@@ -23,16 +23,28 @@ extension LinkCommunicator {
         for sending in sending { try sending.wait() }
     }
 
-    public func allGather(_ message: Message) throws -> [Message] {
-        try gather(message, begin(.allGather, bytes: message.byteCount * (size - 1)))
+    public func startAllGather(_ message: Message) throws -> any PendingGather {
+        gather(message, begin(.allGather, bytes: message.byteCount * (size - 1)))
     }
 
-    private func gather(_ message: Message, _ call: Call) throws -> [Message] {
-        var all: [Message] = []
-        try exchange(call, { _ in message }) { peer, received in
-            all.append(peer == rank ? copy(received) : received)
+    private func gather(_ message: Message, _ call: Call) -> Gather {
+        Gather(
+            communicator: self, own: message,
+            receiving: (0..<size).map { $0 == rank ? nil : receive(from: $0, call) },
+            sending: others.map { send(message, to: $0, call) })
+    }
+
+    private struct Gather: PendingGather {
+        let communicator: LinkCommunicator
+        let own: Message
+        let receiving: [Receiving?]
+        let sending: [Sending]
+
+        func wait() throws -> [Message] {
+            let all = try receiving.map { try $0?.wait() ?? communicator.copy(own) }
+            for sending in sending { try sending.wait() }
+            return all
         }
-        return all
     }
 
     public func allToAll(_ messages: [Message]) throws -> [Message] {
@@ -57,7 +69,7 @@ extension LinkCommunicator {
     public func barrier() throws { try exchange(begin(.barrier), { _ in Message([]) }) { _, _ in } }
 
     public func split(color: Int) throws -> any Communicator {
-        let answers = try gather(Message([], integers: [color, contexts.next]), begin(.split)).map(\.integers)
+        let answers = try gather(Message([], integers: [color, contexts.next]), begin(.split)).wait().map(\.integers)
         let context = answers.map { $0[1] }.max()!
         contexts.use(context)
         let members = answers.indices.filter { answers[$0][0] == color }
@@ -84,7 +96,10 @@ extension LinkCommunicator {
         for start in stride(from: 0, to: flat.elementCount, by: step) {
             let count = min(step, flat.elementCount - start)
             // Each rank sums one piece, and all collect the pieces.
-            let pieces = (0..<size).map { start + count * $0 / size..<start + count * ($0 + 1) / size }
+            let pieces = (0..<size).map { index in
+                let piece = Range.piece(index, of: size, count: count)
+                return start + piece.lowerBound..<start + piece.upperBound
+            }
             let mine = flatSum.slice(axis: 0, pieces[rank])
             try exchange(call, { Message([flat.slice(axis: 0, pieces[$0])], integers: tensor.shape) }) {
                 peer, received in
@@ -99,14 +114,12 @@ extension LinkCommunicator {
     }
 
     public func reduceScatter(_ tensor: Tensor) throws -> Tensor {
-        if tensor.shape.first.map({ $0 % size }) != 0 {
-            shapeFault("reduceScatter", "the first extent must be a multiple of \(size) ranks", tensor)
-        }
-        let rows = tensor.shape[0] / size
+        guard let rows = tensor.shape.first else { shapeFault("reduceScatter", "at least one axis wanted", tensor) }
         let own = tensor.detached.contiguous()
-        let sum = Tensor.zeros([rows] + tensor.shape.dropFirst(), tensor.dtype, on: device)
+        let pieces = (0..<size).map { Range.piece($0, of: size, count: rows) }
+        let sum = Tensor.zeros([pieces[rank].count] + tensor.shape.dropFirst(), tensor.dtype, on: device)
         let call = begin(.reduceScatter, bytes: tensor.byteCount - sum.byteCount)
-        try exchange(call, { Message([own.slice(axis: 0, $0 * rows..<($0 + 1) * rows)]) }) { peer, received in
+        try exchange(call, { Message([own.slice(axis: 0, pieces[$0])]) }) { peer, received in
             try add(received.tensors[0], into: sum, call, peer)
         }
         return sum

@@ -1,6 +1,7 @@
 // Letters: B batch, T tokens held here, M model width, V vocabulary.
 
 import AttentionCore
+import DistributedCore
 import TensorCore
 
 /// A model that predicts the next token.
@@ -16,6 +17,21 @@ public protocol LanguageModel: Module {
 
     /// The head [V, M] that turns states into logits; the embedding itself where the two are tied.
     var headWeight: Tensor { get }
+
+    /// The axis along which tensor parallelism cuts a parameter: 0 for maps that each rank computes other outputs of (and for embedding
+    /// and head, cut by tokens), 1 for those of whose inputs it has a part; nil where every rank needs all.
+    func tensorAxis(of parameter: String) -> Int?
+
+    /// What keeps this model from being cut over so many tensor ranks, a sentence each, with what would work; empty where nothing does.
+    func tensorParallelFaults(ranks: Int) -> [String]
+}
+
+extension LanguageModel {
+    public func tensorAxis(of parameter: String) -> Int? { nil }
+
+    public func tensorParallelFaults(ranks: Int) -> [String] {
+        ranks == 1 ? [] : ["this model cannot be cut by layers; parallel.tensor: 1 would work"]
+    }
 }
 
 extension LanguageModel {
@@ -24,8 +40,10 @@ extension LanguageModel {
     public func loss(_ tokens: Tensor, targets: Tensor, _ context: SequenceContext) throws -> Tensor {
         var none: KeyValueCache?
         let states = try hidden(tokens, context, cache: &none)
-        return chunkedCrossEntropy(
-            hidden: states, weight: headWeight, targets: targets, chunk: context.memory.lossChunk)
+        return try chunkedCrossEntropy(
+            hidden: context.copied(states), weight: context.sharding.gathered(headWeight), targets: targets,
+            chunk: context.memory.lossChunk,
+            over: context.sharding.tensor.map { VocabularySlice(of: vocabularySize, over: $0) })
     }
 
     /// Logits [B, T, V] in float32 (float64 for a float64 model): for short inputs, since they exist whole.

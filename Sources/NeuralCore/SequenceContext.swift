@@ -1,9 +1,11 @@
 // Letters: B batch, T tokens held here.
 
 import AttentionCore
+import DistributedCore
 import TensorCore
 
-/// What a model is told about the tokens it gets: where they stand in the sequence, and how to compute attention over all of it.
+/// What a model is told about the tokens it gets: where they stand in the sequence, how to compute attention over all of it, and where
+/// the parameters lie.
 ///
 /// A model that asks the context is single-device code that runs unchanged on any number of ranks.
 public struct SequenceContext: Sendable {
@@ -14,6 +16,8 @@ public struct SequenceContext: Sendable {
     /// int32 [1|B, T]; tokens see their own document only. nil where each row is one document.
     public var documents: Tensor?
     public var attention: any AttentionBackend
+    /// Which parts of the parameters this rank has; a model sees it through `through`, `whole`, `copied` and `reduced`.
+    public var sharding: ParameterSharding
     public var precision: Precision
     public var memory: MemoryPlan
 
@@ -32,7 +36,8 @@ public struct SequenceContext: Sendable {
     /// - Parameter rotaryPositions: nil for the global positions themselves.
     public init(
         positions: Positions, rotaryPositions: Tensor? = nil, documents: Tensor? = nil, attention: any AttentionBackend,
-        precision: Precision = .float32, memory: MemoryPlan = MemoryPlan(), on device: any Device
+        sharding: ParameterSharding = ParameterSharding(), precision: Precision = .float32,
+        memory: MemoryPlan = MemoryPlan(), on device: any Device
     ) {
         self.positions = positions
         self.rotaryPositions =
@@ -40,6 +45,7 @@ public struct SequenceContext: Sendable {
             ?? Tensor(positions.indices.map { Int32($0) }, [1, positions.count], on: device)
         self.documents = documents
         self.attention = attention
+        self.sharding = sharding
         self.precision = precision
         self.memory = memory
     }

@@ -4,7 +4,7 @@ import DistributedCore
 import NeuralCore
 import TensorCore
 
-/// The part of a batch that one rank holds, as tensors.
+/// The part of a batch that one rank holds, as tensors: some rows where batches are cut, some columns where sequences are.
 ///
 /// Targets were shifted before the sequence was cut, so a label never crosses a shard border.
 struct BatchShard {
@@ -13,15 +13,17 @@ struct BatchShard {
     private let rotaryPositions: Tensor
     private let documents: Tensor?
 
-    init(_ batch: Batch, layout: SequenceLayout, communicator: any Communicator, on device: any Device) {
-        let own = layout.positions(length: batch.context, rank: communicator.rank, size: communicator.size)
+    init(_ batch: Batch, layout: SequenceLayout, mesh: ProcessMesh, on device: any Device) {
+        let sequence = mesh.sequence
+        let own = layout.positions(length: batch.context, rank: sequence.rank, size: sequence.size)
+        let rows = Range.piece(mesh.dataIndex, of: mesh.shape.data, count: batch.rows)
         let columns = own.indices
         positions = own
-        func part(_ values: [Int32], rows: Int) -> Tensor {
+        func part(_ values: [Int32], rows: Range<Int>) -> Tensor {
             var shard: [Int32] = []
-            shard.reserveCapacity(rows * columns.count)
-            for row in 0..<rows { for column in columns { shard.append(values[row * batch.context + column]) } }
-            return Tensor(shard, [rows, columns.count], on: device)
+            shard.reserveCapacity(rows.count * columns.count)
+            for row in rows { for column in columns { shard.append(values[row * batch.context + column]) } }
+            return Tensor(shard, [rows.count, columns.count], on: device)
         }
         /// One row stands for all where they are equal: nothing is computed per row then.
         func sharedPart(_ values: [Int32]) -> Tensor {
@@ -29,20 +31,21 @@ struct BatchShard {
             let equal = (1..<max(1, batch.rows)).allSatisfy {
                 values[$0 * batch.context..<($0 + 1) * batch.context].elementsEqual(first)
             }
-            return part(values, rows: equal ? min(1, batch.rows) : batch.rows)
+            return part(values, rows: equal ? 0..<min(1, batch.rows) : rows)
         }
-        tokens = part(batch.tokens, rows: batch.rows)
-        targets = part(batch.targets, rows: batch.rows)
+        tokens = part(batch.tokens, rows: rows)
+        targets = part(batch.targets, rows: rows)
         rotaryPositions = sharedPart(batch.positions)
         // Judged on the whole batch, so that every rank decides alike.
         documents = batch.documents.allSatisfy { $0 == 0 } ? nil : sharedPart(batch.documents)
     }
 
     func context(
-        _ attention: any AttentionBackend, _ precision: Precision, _ memory: SequenceContext.MemoryPlan
+        _ attention: any AttentionBackend, _ sharding: ParameterSharding, _ precision: Precision,
+        _ memory: SequenceContext.MemoryPlan
     ) -> SequenceContext {
         SequenceContext(
             positions: positions, rotaryPositions: rotaryPositions, documents: documents, attention: attention,
-            precision: precision, memory: memory, on: tokens.device)
+            sharding: sharding, precision: precision, memory: memory, on: tokens.device)
     }
 }

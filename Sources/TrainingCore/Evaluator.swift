@@ -4,25 +4,27 @@ import DistributedCore
 import NeuralCore
 import TensorCore
 
-/// Computes the loss of a model over batches on one rank; every rank runs the same evaluator over the same batches and holds the
-/// same weights.
+/// Computes the loss of a model over batches on one rank; every rank runs the same evaluator over the same batches, and holds the
+/// weights that the sharding gives it.
 public struct Evaluator: Sendable {
     /// How the sequence is cut over the ranks.
     public var layout: SequenceLayout
     public var precision: Precision
     public var memory: SequenceContext.MemoryPlan
     private let attention: any AttentionBackend
-    private let communicator: any Communicator
+    private let mesh: ProcessMesh
+    private let sharding: ParameterSharding
 
     public init(
         layout: SequenceLayout, precision: Precision, memory: SequenceContext.MemoryPlan,
-        attention: any AttentionBackend, communicator: any Communicator
+        attention: any AttentionBackend, mesh: ProcessMesh, sharding: ParameterSharding
     ) {
         self.layout = layout
         self.precision = precision
         self.memory = memory
         self.attention = attention
-        self.communicator = communicator
+        self.mesh = mesh
+        self.sharding = sharding
     }
 
     /// Mean loss per target, natural logarithm, the same on every rank; 0 of 0 targets where there are no batches.
@@ -34,13 +36,13 @@ public struct Evaluator: Sendable {
     ) throws -> (loss: Double, targets: Int) {
         var (lossSum, targets) = (0.0, 0)
         for batch in batches {
-            let shard = BatchShard(batch, layout: layout, communicator: communicator, on: communicator.device)
-            let context = shard.context(attention, precision, memory)
+            let shard = BatchShard(batch, layout: layout, mesh: mesh, on: mesh.world.device)
+            let context = shard.context(attention, sharding, precision, memory)
             lossSum += try model.loss(shard.tokens, targets: shard.targets, context).item
             targets += batch.targetCount
             try observe(batch)
         }
-        try communicator.device.ledger.checkFailure()
-        return (try communicator.allReduce(lossSum) / Double(max(1, targets)), targets)
+        try mesh.world.device.ledger.checkFailure()
+        return (try mesh.replicas.allReduce(lossSum) / Double(max(1, targets)), targets)
     }
 }

@@ -4,10 +4,11 @@ import DistributedCore
 import NeuralCore
 import TensorCore
 
-/// Trains a language model on one rank; every rank runs the same trainer over the same batches and holds the same weights.
+/// Trains a language model on one rank; every rank runs the same trainer over the same batches.
 ///
-/// The sequence is cut over the ranks: each computes the loss of the tokens it holds (attention reaches the others through the
-/// backend), and gradients are summed over the ranks in their order, so that all take the same step to the bit.
+/// Batches are cut over the mesh: each rank computes the loss of the tokens it holds (attention reaches the other parts of a sequence
+/// through the backend), and gradients are summed in the order of ranks, so that all ranks with the same weights take the same step to
+/// the bit. Weights, gradients and optimizer state lie as the sharding says.
 public struct Trainer<Model: LanguageModel>: Sendable {
     public private(set) var model: Model
     public private(set) var optimizer: any Optimizer
@@ -18,21 +19,26 @@ public struct Trainer<Model: LanguageModel>: Sendable {
     public private(set) var skipped = 0
     private var skippedInARow = 0
     public let plan: TrainingPlan
-    public let communicator: any Communicator
+    public let mesh: ProcessMesh
+    public let sharding: ParameterSharding
     private let attention: any AttentionBackend
     private let device: any Device
 
+    /// - Parameters:
+    ///   - model: with those parts of its parameters that `sharding` gives this rank.
+    ///   - attention: over `mesh.sequence`.
     public init(
         _ model: consuming Model, optimizer: any Optimizer, loader: DataLoader, plan: TrainingPlan,
-        attention: any AttentionBackend, communicator: any Communicator
+        attention: any AttentionBackend, mesh: ProcessMesh, sharding: ParameterSharding = ParameterSharding()
     ) {
         self.model = model
         self.optimizer = optimizer
         self.loader = loader
         self.plan = plan
         self.attention = attention
-        self.communicator = communicator
-        device = communicator.device
+        self.mesh = mesh
+        self.sharding = sharding
+        device = mesh.world.device
     }
 
     /// What one step did.
@@ -62,8 +68,8 @@ public struct Trainer<Model: LanguageModel>: Sendable {
             let batch = loader.next()
             targets += batch.targetCount
             tokens += batch.tokens.count
-            let shard = BatchShard(batch, layout: plan.layout, communicator: communicator, on: device)
-            let context = shard.context(attention, plan.precision, plan.memory)
+            let shard = BatchShard(batch, layout: plan.layout, mesh: mesh, on: device)
+            let context = shard.context(attention, sharding, plan.precision, plan.memory)
             let (loss, gradient) = try valueAndGradient(at: model) { model in
                 try model.loss(shard.tokens, targets: shard.targets, context)
             }
@@ -71,15 +77,17 @@ public struct Trainer<Model: LanguageModel>: Sendable {
             accumulation.add(consume gradient)
         }
         guard var gradient = accumulation.take() else { fatalError("Trainer: nothing was accumulated") }
-        if communicator.size > 1 {
-            lossSum = try communicator.allReduce(lossSum)
+        lossSum = try mesh.replicas.allReduce(lossSum)
+        // Sharded parameters' gradients have been summed where they came up.
+        if mesh.replicas.size > 1 && sharding.rows == nil {
             try gradient.forEachParameter { _, leaf in
-                leaf = try communicator.allReduce(leaf)
+                leaf = try mesh.replicas.allReduce(leaf)
                 leaf.storage.reclassify(as: .gradients)
             }
         }
         let count = Double(max(1, targets))
-        let (loss, norm) = (lossSum / count, gradient.globalNorm / count)
+        let sumNorm = try sharding.globalNorm(of: gradient, tensorAxis: model.tensorAxis)
+        let (loss, norm) = (lossSum / count, sumNorm / count)
         let rate = plan.schedule.rate(at: step)
         step += 1
         var report = Report(
@@ -112,8 +120,8 @@ public struct Trainer<Model: LanguageModel>: Sendable {
     /// Mean loss per target over validation batches, the same on every rank.
     public func evaluate(_ batches: some Sequence<Batch>) throws -> (loss: Double, targets: Int) {
         let evaluator = Evaluator(
-            layout: plan.layout, precision: plan.precision, memory: plan.memory, attention: attention,
-            communicator: communicator)
+            layout: plan.layout, precision: plan.precision, memory: plan.memory, attention: attention, mesh: mesh,
+            sharding: sharding)
         return try evaluator.evaluate(model, batches)
     }
 }
@@ -135,8 +143,12 @@ extension Trainer {
     }
 
     /// Goes on from a saved state. The weights must be there already (`loadWeights`).
-    public mutating func restore(_ state: State, optimizerState: [String: Tensor]) throws {
-        try optimizer.restore(step: state.optimizerStep, state: optimizerState)
+    ///
+    /// `saved` and `read` give the optimizer's state (`Optimizer.restore`).
+    public mutating func restore(
+        _ state: State, saved: [String: SavedForm], read: (String) throws -> Tensor
+    ) throws {
+        try optimizer.restore(step: state.optimizerStep, saved: saved, read: read)
         step = state.step
         skipped = state.skipped
         loader.position = state.position

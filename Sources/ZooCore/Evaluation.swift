@@ -89,29 +89,31 @@ public struct Evaluation: Sendable {
             as: RankIdentity(task: run.config.yaml), threads: threads, deadline: run.config.parallel.deadline
         ) { communicator, device -> Outcome in
             device.ledger.budget = run.config.memory.budget
-            var model = try run.blueprint.make(seed: nil, on: device)
-            try model.loadWeights(from: reader)
-            return try measure(model, over: communicator, observe)
+            let mesh = try ProcessMesh(run.mesh, over: communicator)
+            let sharded = try ShardedBlueprint(
+                run.blueprint, ParameterSharding(mesh, rows: run.config.parallel.shardParameters))
+            return try measure(
+                sharded.make(loading: reader, on: device), mesh: mesh, sharding: sharded.sharding, observe)
         }
         outcome.seconds = Date().timeIntervalSince(begin)
         return outcome
     }
 
     private func measure(
-        _ model: some LanguageModel, over communicator: any Communicator, _ observe: (Int) throws -> Void
+        _ model: some LanguageModel, mesh: ProcessMesh, sharding: ParameterSharding, _ observe: (Int) throws -> Void
     ) throws -> Outcome {
         let evaluator = Evaluator(
             layout: run.plan.layout, precision: run.plan.precision, memory: run.plan.memory,
-            attention: try run.attention.make(over: communicator), communicator: communicator)
+            attention: try run.attention.make(over: mesh.sequence), mesh: mesh, sharding: sharding)
         let batches = run.dataset.evaluationBatches(rowsPerBatch: run.config.data.batch, limit: limit)
         var outcome = Outcome(
             loss: 0, perplexity: 0, bitsPerByte: nil, targets: 0, bytes: 0, tokens: 0, batches: 0,
-            ranks: communicator.size, seconds: 0)
+            ranks: mesh.world.size, seconds: 0)
         (outcome.loss, outcome.targets) = try evaluator.evaluate(model, batches) { batch in
             outcome.batches += 1
             outcome.tokens += batch.tokens.count
             outcome.bytes += byteCount(of: batch)
-            if communicator.rank == 0 { try observe(outcome.tokens) }
+            if mesh.world.rank == 0 { try observe(outcome.tokens) }
         }
         outcome.perplexity = exp(outcome.loss)
         if outcome.bytes > 0 {

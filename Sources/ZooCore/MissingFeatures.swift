@@ -3,13 +3,6 @@ import TensorCore
 // Keys that are in the table of the config but whose feature is not there yet. They are refused and never ignored; who adds
 // a feature takes its line out of this list and nothing else.
 private let missingFeatures: [MissingFeature] = [
-    MissingFeature("parallel.data", "only 1 works: data parallel training is not there yet") { $0.parallel.data > 1 },
-    MissingFeature("parallel.tensor", "only 1 works: tensor parallel layers are not there yet") {
-        $0.parallel.tensor > 1
-    },
-    MissingFeature("parallel.shardParameters", "only false works: sharded parameters are not there yet") {
-        $0.parallel.shardParameters
-    },
     MissingFeature("attention.block", "only auto works: kernels choose their blocks themselves") {
         $0.attention.block != .auto
     },

@@ -34,6 +34,16 @@ extension Module {
     public mutating func loadWeights(
         from sources: [TensorSource], prefix: String = CheckpointText.weights
     ) throws {
+        let stored = try weightSources(named: prefix, in: sources)
+        try forEachParameter { name, parameter in
+            parameter.makeUnique()
+            try parameter.overwrite(with: stored[prefix + name]!)
+        }
+    }
+
+    /// The source of every parameter of this model, by its name with the prefix.
+    /// - Throws: as `loadWeights`.
+    func weightSources(named prefix: String, in sources: [TensorSource]) throws -> [String: TensorSource] {
         var stored: [String: TensorSource] = [:]
         for source in sources where source.info.name.hasPrefix(prefix) {
             if stored.updateValue(source, forKey: source.info.name) != nil {
@@ -50,10 +60,7 @@ extension Module {
                 .config, "the stored weights are of another model: \(differences.count) tensors differ",
                 tried: shortened(differences) + ["the model's sizes must be those that the weights were saved with"])
         }
-        try forEachParameter { name, parameter in
-            parameter.makeUnique()
-            try parameter.overwrite(with: stored[prefix + name]!)
-        }
+        return stored
     }
 }
 
@@ -83,7 +90,7 @@ public func shortened(_ lines: [String], to count: Int = 8) -> [String] {
 
 extension Tensor {
     /// Writes a stored tensor of this shape into this contiguous tensor, converting piece by piece.
-    fileprivate func overwrite(with source: TensorSource) throws {
+    func overwrite(with source: TensorSource) throws {
         let elements = detached.reshaped([elementCount])
         let type = source.info.dtype
         let size = type.byteCount

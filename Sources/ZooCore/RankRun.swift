@@ -13,10 +13,25 @@ struct RankRun {
     let folder: CheckpointDirectory?
     let stop: StopRequest
     let observe: @Sendable (TrainingEvent) throws -> Void
-    let communicator: any Communicator
+    let mesh: ProcessMesh
+    let sharded: ShardedBlueprint
     let profiler: StepProfiler?
 
+    private var communicator: any Communicator { mesh.world }
     private var isFirst: Bool { communicator.rank == 0 }
+
+    /// - Parameter world: all ranks of the run, each of which makes this call.
+    init(
+        _ run: TrainingRun, folder: CheckpointDirectory?, stop: StopRequest, world: any Communicator,
+        profiler: StepProfiler?, observe: @escaping @Sendable (TrainingEvent) throws -> Void
+    ) throws {
+        (self.run, self.folder, self.stop, self.observe, self.profiler) = (run, folder, stop, observe, profiler)
+        // Only a run with a profile goes through the stand-ins that record.
+        let link = profiler == nil ? world : RecordedCommunicator(world)
+        mesh = try ProcessMesh(run.mesh, over: link)
+        sharded = try ShardedBlueprint(
+            run.blueprint, ParameterSharding(mesh, rows: run.config.parallel.shardParameters))
+    }
 
     func train(
         resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
@@ -24,7 +39,7 @@ struct RankRun {
         let reader = try whereOthersGoOn(from: reader)
         // The model has no name here, so that nobody but the trainer holds it: the first step would copy all weights that somebody
         // else still holds, and keep both.
-        var trainer = try makeTrainer(run.makeModel(reader, on: communicator.device))
+        var trainer = try makeTrainer(run.makeModel(sharded, reader, on: communicator.device))
         return try trainer.train(in: self, resumingFrom: reader, damaged: damaged)
     }
 
@@ -35,13 +50,12 @@ struct RankRun {
     }
 
     private func makeTrainer<Model: LanguageModel>(_ model: Model) throws -> any TrainerInRun {
-        // Only a run with a profile goes through the stand-ins that record.
-        let link = profiler == nil ? communicator : RecordedCommunicator(communicator)
-        let attention = try profiler == nil ? run.attention.make(over: link) : run.attention.makeRecorded(over: link)
+        let ranks = mesh.sequence
+        let attention = try profiler == nil ? run.attention.make(over: ranks) : run.attention.makeRecorded(over: ranks)
         return Trainer(
             model, optimizer: try run.optimizer(for: model),
             loader: run.dataset.makeLoader(rowsPerBatch: run.config.data.batch), plan: run.plan,
-            attention: attention, communicator: link)
+            attention: attention, mesh: mesh, sharding: sharded.sharding)
     }
 
     fileprivate func train<Model: LanguageModel>(
@@ -151,42 +165,19 @@ struct RankRun {
 
     /// Rank 0 writes; all return when it has.
     private func save<Model: LanguageModel>(_ trainer: Trainer<Model>) throws {
-        guard isFirst else { return try whileOthersWait {} }
         let step = trainer.step
-        let state = trainer.optimizer.state.map { name, tensor in
-            TensorSource(
-                TensorInfo(name: CheckpointText.optimizer + name, shape: tensor.shape, dtype: tensor.dtype)
-            ) { sink in try tensor.withBytes { try sink($0) } }
+        var parts = trainer.model.parameters.map { name, tensor in
+            SharedSave.Part(name: CheckpointText.weights + name, parameter: name, tensor: tensor.detached)
         }
-        let sources = trainer.model.weightSources(prefix: CheckpointText.weights) + state
+        parts += trainer.optimizer.state.map { name, tensor in
+            SharedSave.Part(
+                name: CheckpointText.optimizer + name, parameter: parameterName(ofOptimizerState: name), tensor: tensor)
+        }
+        let save = SharedSave(
+            parts, of: sharded, over: communicator, patience: run.config.parallel.deadline / 4)
         let texts = try run.checkpointTexts(trainer.state, threads: threads)
-        try whileOthersWait { [folder] in _ = try folder!.save(step: step, tensors: sources, metadata: texts) }
-        try observe(.saved(step: step, path: run.checkpointPath(ofStep: step)))
-    }
-
-    /// Rank 0 does its work on a thread of its own while all ranks keep talking: a large file takes longer to write than a silent
-    /// peer is given.
-    private func whileOthersWait(for work: @escaping @Sendable () throws -> Void) throws {
-        if communicator.size == 1 { return try work() }
-        let outcome = Mutex<Result<Void, any Error>?>(nil)
-        let isDone = DispatchSemaphore(value: 0)
-        if isFirst {
-            // The thread ends some time after the work. It must hold nothing then: weights would be copied by the next step, and
-            // the folder would stay locked.
-            let given = Mutex<(@Sendable () throws -> Void)?>(work)
-            Thread.detachNewThread {
-                let result = Result { try given.withLock { $0.take() }!() }
-                outcome.withLock { $0 = result }
-                isDone.signal()
-            }
-        }
-        while true {
-            if isFirst { _ = isDone.wait(timeout: .now() + run.config.parallel.deadline / 4) }
-            let result = outcome.withLock { $0 }
-            try result?.get()
-            let states = try communicator.allGather(Message([], integers: [result == nil ? 0 : 1]))
-            if states[0].integers[0] == 1 { return }
-        }
+        try save.run { [folder] sources in _ = try folder!.save(step: step, tensors: sources, metadata: texts) }
+        if isFirst { try observe(.saved(step: step, path: run.checkpointPath(ofStep: step))) }
     }
 
     private func restore<Model: LanguageModel>(_ trainer: inout Trainer<Model>, from reader: CheckpointReader) throws {
@@ -197,14 +188,21 @@ struct RankRun {
                 .corruptInput, "\(reader.path) has no state of a training run",
                 tried: ["model: { from: \(reader.path) } starts a new run from its weights"])
         }
-        var saved: [String: Tensor] = [:]
-        for info in reader.tensors where info.name.hasPrefix(CheckpointText.optimizer) {
-            let name = String(info.name.dropFirst(CheckpointText.optimizer.count))
-            saved[name] = try reader.bytes(of: info.name).withUnsafeBytes {
-                Tensor(bytes: $0, info.shape, info.dtype, on: communicator.device, kind: .optimizer)
-            }
+        var sources: [String: TensorSource] = [:]
+        for source in reader.sources() where source.info.name.hasPrefix(CheckpointText.optimizer) {
+            sources[String(source.info.name.dropFirst(CheckpointText.optimizer.count))] = source
         }
-        try trainer.restore(state, optimizerState: saved)
+        func part(_ name: String) -> ParameterPart {
+            sharded.part(of: parameterName(ofOptimizerState: name), stored: sources[name]!.info.shape)
+        }
+        let saved = Dictionary(
+            uniqueKeysWithValues: sources.map { name, source in
+                (name, SavedForm(part(name).shape, source.info.dtype))
+            })
+        try trainer.restore(state, saved: saved) { name in
+            try sharded.read(
+                sources[name]!, part(name), sources[name]!.info.dtype, on: communicator.device, kind: .optimizer)
+        }
     }
 }
 

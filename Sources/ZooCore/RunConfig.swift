@@ -1,3 +1,4 @@
+import DistributedCore
 import TensorCore
 
 /// Everything a run is told: one value for each section of the config file, all defaults filled in.
@@ -71,6 +72,8 @@ public struct ParallelSection: Sendable, Hashable {
     public var link: Link
     /// Seconds without a word from a peer before that is an error.
     public var deadline: Double
+
+    public var mesh: ProcessMesh.Shape { ProcessMesh.Shape(data: data, sequence: sequence, tensor: tensor) }
 }
 
 /// `data`: what is learned from.

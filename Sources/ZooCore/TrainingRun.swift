@@ -16,6 +16,8 @@ public struct TrainingRun: Sendable {
     public let dataset: Dataset
     public let attention: AttentionChoice
     public let ranks: RankChoice
+    /// How the ranks share the work.
+    public let mesh: ProcessMesh.Shape
     public let plan: TrainingPlan
     /// What was decided for the user, one line each.
     public let notes: [String]
@@ -86,6 +88,8 @@ public struct TrainingRun: Sendable {
             backend: config.attention.backend, local: config.attention.local, ranks: config.parallel.sequence, in: zoo,
             place: config.place)
         ranks = try RankChoice(config, in: zoo)
+        mesh = config.parallel.mesh
+        try Self.check(mesh, config, blueprint)
         plan = try Self.plan(config)
         _ = try zoo.optimizers.entry(config.optimizer.name, at: config.place(of: "optimizer.name"))
         self.config = config
@@ -97,6 +101,12 @@ public struct TrainingRun: Sendable {
                 "attention: \(attention.description), \(ranks.ranks) rank\(ranks.ranks == 1 ? "" : "s"), layout \(plan.layout.rawValue), context \(context), batch \(config.data.batch)"
                     + (config.data.accumulate > 1 ? " x \(config.data.accumulate)" : ""),
             ]
+            + (mesh.data * mesh.tensor > 1 || config.parallel.shardParameters
+                ? [
+                    "mesh: \(mesh)"
+                        + (config.parallel.shardParameters
+                            ? ", sharded parameters: blocks are computed again in the backward pass" : "")
+                ] : [])
     }
 
     /// What `data.tokenizer` says where the tokenizer is the one inside `model.from`.
@@ -104,6 +114,26 @@ public struct TrainingRun: Sendable {
 
     private static func prefix(_ config: RunConfig, _ key: String) -> String {
         config.place(of: key).map { "\($0): " } ?? ""
+    }
+
+    /// - Throws: `.config` where the batch or the model cannot be shared like this.
+    private static func check(
+        _ mesh: ProcessMesh.Shape, _ config: RunConfig, _ blueprint: any ModelBlueprint
+    ) throws {
+        if mesh.data > config.data.batch {
+            throw RingZooError(
+                .config,
+                "\(prefix(config, "parallel.data"))parallel.data is \(mesh.data), but a batch has \(config.data.batch) row\(config.data.batch == 1 ? "" : "s") (data.batch)",
+                tried: ["data.batch of at least \(mesh.data) would work"])
+        }
+        if mesh.tensor == 1 { return }
+        let faults = try ShardedBlueprint(blueprint, ParameterSharding()).tensorParallelFaults(ranks: mesh.tensor)
+        if !faults.isEmpty {
+            throw RingZooError(
+                .config,
+                "\(prefix(config, "parallel.tensor"))parallel.tensor is \(mesh.tensor), but this model cannot be cut so",
+                tried: faults)
+        }
     }
 
     private static func plan(_ config: RunConfig) throws -> TrainingPlan {
@@ -168,9 +198,8 @@ public struct TrainingRun: Sendable {
                 as: RankIdentity(task: config.yaml), threads: threads, deadline: config.parallel.deadline
             ) { [weak folder = start?.folder, reader = start?.reader, damaged = start?.damaged] communicator, device in
                 device.ledger.budget = config.memory.budget
-                let rank = RankRun(
-                    run: self, folder: folder, stop: stop, observe: observe, communicator: communicator,
-                    profiler: profiler)
+                let rank = try RankRun(
+                    self, folder: folder, stop: stop, world: communicator, profiler: profiler, observe: observe)
                 return try rank.train(resumingFrom: reader, damaged: damaged ?? [])
             }
         }
@@ -198,13 +227,13 @@ public struct TrainingRun: Sendable {
     }
 
     /// With the weights of a checkpoint of this run, else those it starts from, else random ones.
-    func makeModel(_ checkpoint: CheckpointReader?, on device: any Device) throws -> any LanguageModel {
+    func makeModel(
+        _ sharded: ShardedBlueprint, _ checkpoint: CheckpointReader?, on device: any Device
+    ) throws -> any LanguageModel {
         guard let reader = checkpoint ?? start?.reader else {
-            return try blueprint.make(seed: config.run.seed, on: device)
+            return try sharded.make(seed: config.run.seed, on: device)
         }
-        var model = try blueprint.make(seed: nil, on: device)
-        try model.loadWeights(from: reader, prefix: CheckpointText.weights)
-        return model
+        return try sharded.make(loading: reader, on: device)
     }
 
     func optimizer(for model: any LanguageModel) throws -> any Optimizer {
@@ -229,7 +258,8 @@ public struct TrainingRun: Sendable {
 
     private func environment(threads: Int) -> RunEnvironment {
         RunEnvironment(
-            ranks: ranks.ranks, threadsPerRank: threads, attention: attention.description,
+            ranks: ranks.ranks, mesh: "\(mesh)" + (config.parallel.shardParameters ? ", sharded" : ""),
+            threadsPerRank: threads, attention: attention.description,
             products: "\(CPUDevice.float32Products), \(CPUDevice.productKernels)")
     }
 
@@ -245,6 +275,9 @@ public struct TrainingRun: Sendable {
 /// What a bit-exact resume depends on besides the checkpoint itself.
 struct RunEnvironment: Codable, Hashable {
     var ranks: Int
+    /// Nil in a checkpoint from before there were meshes.
+    var mesh: String?
+    private var meshText: String { mesh ?? "" }
     var threadsPerRank: Int
     var attention: String
     /// Kernels of float32 products, and OpenBLAS's kernel set for the others.
@@ -257,8 +290,10 @@ struct RunEnvironment: Codable, Hashable {
                 ? nil : "\(name) \(earlier[keyPath: key]) before, \(self[keyPath: key]) now"
         }
         let changes = [
-            change("ranks:", \.ranks), change("threads a rank:", \.threadsPerRank),
-            change("attention:", \.attention), change("products:", \.products),
+            change("ranks:", \.ranks),
+            ranks == earlier.ranks && earlier.mesh != nil ? change("mesh:", \.meshText) : nil,
+            change("threads a rank:", \.threadsPerRank), change("attention:", \.attention),
+            change("products:", \.products),
         ].compactMap { $0 }
         return changes.isEmpty ? nil : changes.joined(separator: "; ")
     }

@@ -48,6 +48,8 @@ public protocol ModelBlueprint: Sendable {
     var fields: ConfigTree { get }
     /// Makes the model with random weights that depend on the seed alone; with nil, weights are left for loading.
     func make(seed: UInt64?, on device: any Device) throws -> any LanguageModel
+    /// What a parameter starts as in `make`, by its name and whole shape.
+    func initialValue(of parameter: String, _ shape: [Int]) -> InitialValue
 }
 
 /// Reads and writes the weights of one family in another program's form.

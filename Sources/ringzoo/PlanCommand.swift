@@ -17,8 +17,9 @@ struct PlanCommand: ParsableCommand {
 
             A step is rehearsed: the model, the trainer, the optimizer and the ring run as they are, on a device that counts bytes and seconds \
             and computes nothing. Presets take products to reach \(Int(100 * PlannedDevice.productShare)) % and attention \
-            \(Int(100 * PlannedDevice.attentionShare)) % of the peak; --measure measures this machine instead. Every rank holds all weights: \
-            parallel.shardParameters is not in this version. Exits with 1 where nothing fits.
+            \(Int(100 * PlannedDevice.attentionShare)) % of the peak; --measure measures this machine instead. With --model, every \
+            mesh of the devices (data x sequence x tensor), whole and sharded parameters, blocks kept and computed again are compared, and \
+            the fastest that fits is shown. Exits with 1 where nothing fits.
             """)
 
     @Argument(help: "A config; its model, data, attention, parallel, precision and memory are planned for.")
@@ -28,7 +29,7 @@ struct PlanCommand: ParsableCommand {
     @Option(help: "FAMILY/PRESET, for example llama/7b; see 'ringzoo models'.") var model: String?
     @Option(help: "Tokens of a row over all ranks: 8192, 128K, 1M.") var context: String?
     @Option(help: "Rows of a batch.") var batch = 1
-    @Option(help: "Ranks that share the sequence.") var devices = 1
+    @Option(help: "Devices; with a config, its own ranks count.") var devices = 1
     @Option(help: "One of \(PlannedDevice.presetNames.joined(separator: ", ")).") var device = "a100-80g"
     @Option(help: "float32 or bf16.") var precision = "float32"
     @Flag(help: "Measure this machine, and plan for in-process ranks on it.") var measure = false
@@ -40,43 +41,45 @@ struct PlanCommand: ParsableCommand {
         let zoo = try ZooStandard.zoo()
         let request = try PlanRequest(self, zoo)
         let planner = Planner(request.blueprint, on: request.device) { try request.attention.make(over: $0) }
-        var plans: [Plan] = []
-        for rematerialise in request.rematerialise {
-            var setting = request.setting
-            setting.memory.rematerialiseBlocks = rematerialise
-            plans.append(try planner.plan(setting))
+        let settings =
+            request.isFixed
+            ? [request.setting] : try planner.settings(request.setting, ranks: request.devices)
+        // The fastest that fits comes first; what does not fit, by what it lacks.
+        let plans = try settings.map { try planner.plan($0) }.sorted {
+            ($0.fits ? 0 : 1, $0.fits ? $0.step.seconds : Double($0.bytes))
+                < ($1.fits ? 0 : 1, $1.fits ? $1.step.seconds : Double($1.bytes))
         }
-        let longest = try plans.map { try planner.longestContext($0.setting) }
+        let best = plans[0]
+        // Who needs the least memory here goes furthest; a mesh with more ranks on the sequence may go further still.
+        let candidates = [best] + plans.sorted { $0.bytes < $1.bytes }.prefix(2)
+        let longest = try candidates.map { (plan: $0, tokens: try planner.longestContext($0.setting)) }
+        let furthest = longest.max { $0.tokens < $1.tokens }!
         if json {
-            try Output.json(["plans": try zip(plans, longest).map { try PlanReport($0, $1, request).object }])
-        } else {
-            for (plan, longest) in zip(plans, longest) { print(PlanReport(plan, longest, request).table) }
-        }
-        // The fastest that fits.
-        if let best = plans.filter(\.fits).min(by: { $0.step.seconds < $1.step.seconds }) {
-            if !json && plans.count > 1 {
-                print(
-                    "best: memory.rematerialise: \(best.setting.memory.rematerialiseBlocks ? "block" : "none"), the fastest that fits"
-                )
+            let reports = try plans.enumerated().map { index, plan in
+                try PlanReport(plan, index == 0 ? longest[0].tokens : nil, request).object
             }
-            return
+            try Output.json(["plans": reports])
+        } else {
+            if plans.count > 1 { print(PlanReport.comparison(plans)) }
+            print(PlanReport(best, longest[0].tokens, request).table)
+            if plans.count > 1 && furthest.tokens > longest[0].tokens {
+                print("longest context of all: \(grouped(furthest.tokens)) tokens with \(furthest.plan.setting.words)")
+            }
         }
-        let state = plans[0].step.stateBytes
-        var tried = [
-            "the longest context that fits: \(grouped(longest.max()!)) tokens",
-            "more --devices, for the activations",
-        ]
-        if state > request.device.memory {
-            tried = [
-                "weights, gradients and optimizer state alone take \(Terminal.bytes(state)) on every rank;"
-                    + " sharded parameters are not in this version",
-                "a smaller model",
-            ]
-        }
+        if best.fits { return }
+        let state = best.step.stateBytes
         throw RingZooError(
             .failed,
             "\(grouped(request.setting.context)) tokens do not fit \(request.devices) x \(request.device.name)",
-            tried: tried)
+            tried: state > request.device.memory
+                ? [
+                    "weights, gradients and optimizer state alone take \(Terminal.bytes(state)) on every rank",
+                    "more --devices with sharded parameters, or a smaller model",
+                ]
+                : [
+                    "the longest context that fits: \(grouped(furthest.tokens)) tokens with \(furthest.plan.setting.words)",
+                    "more --devices, for the activations",
+                ])
     }
 
     private func printPaper() {
@@ -114,8 +117,8 @@ private struct PlanRequest {
     let devices: Int
     let attention: AttentionChoice
     let setting: StepRehearsal.Setting
-    /// Whether blocks are rematerialised: the config's choice, or both.
-    let rematerialise: [Bool]
+    /// Whether the mesh is the config's, and is not to be chosen.
+    let isFixed: Bool
 
     init(_ command: PlanCommand, _ zoo: Zoo) throws {
         if command.devices < 1 || command.batch < 1 {
@@ -130,12 +133,12 @@ private struct PlanRequest {
             let run = try TrainingRun(config, in: zoo)
             name = run.family.name
             blueprint = run.blueprint
-            devices = config.parallel.sequence
+            devices = run.mesh.ranks
             attention = run.attention
             var setting = StepRehearsal.Setting(of: run)
             if let context { setting.context = context }
             self.setting = setting
-            rematerialise = [run.plan.memory.rematerialiseBlocks]
+            isFixed = true
         case (nil, let model?):
             let parts = model.split(separator: "/", maxSplits: 1).map(String.init)
             guard parts.count == 2 else {
@@ -148,10 +151,9 @@ private struct PlanRequest {
                 backend: devices > 1 ? "ring" : "auto", local: "auto", ranks: devices, in: zoo)
             var setting = StepRehearsal.Setting(context: context ?? blueprint.context)
             setting.batch = command.batch
-            setting.ranks = devices
             setting.precision = try precision(command.precision)
             self.setting = setting
-            rematerialise = [false, true]
+            isFixed = false
         default:
             throw RingZooError(.usage, "nothing to plan for, or two things", tried: ["a config, or --model llama/7b"])
         }
@@ -192,10 +194,11 @@ private func tokenCount(_ text: String) throws -> Int {
 /// A plan for people and for programs.
 private struct PlanReport {
     let plan: Plan
-    let longest: Int
+    /// Tokens; nil where it was not looked for.
+    let longest: Int?
     let request: PlanRequest
 
-    init(_ plan: Plan, _ longest: Int, _ request: PlanRequest) {
+    init(_ plan: Plan, _ longest: Int?, _ request: PlanRequest) {
         (self.plan, self.longest, self.request) = (plan, longest, request)
     }
 
@@ -221,13 +224,27 @@ private struct PlanReport {
         }
     }
 
+    /// One line for each plan, the best first.
+    static func comparison(_ plans: [Plan]) -> String {
+        let lines = plans.map { plan in
+            leading("\(plan.setting.mesh.data)", 4) + leading("\(plan.setting.mesh.sequence)", 10)
+                + leading("\(plan.setting.mesh.tensor)", 8)
+                + "  " + padded(plan.setting.shardParameters ? "sharded" : "whole", 10)
+                + padded(plan.setting.memory.rematerialiseBlocks ? "block" : "none", 12)
+                + leading(Terminal.bytes(plan.bytes), 12) + (plan.fits ? "  fits  " : "  no    ")
+                + leading(Terminal.number(plan.step.seconds), 10) + " s"
+                + leading(Terminal.number(100 * plan.utilisation, 1), 8) + " %"
+        }
+        let head = "data  sequence  tensor  weights   recomputed     bytes a rank          a step         of peak"
+        return ([head] + lines).joined(separator: "\n") + "\n"
+    }
+
     var table: String {
         let device = plan.device
         var lines = [
             "\(request.name), \(grouped(request.blueprint.parameterCount)) parameters, \(plan.setting.precision.compute),"
                 + " context \(grouped(plan.setting.context)), batch \(plan.setting.batch), \(request.attention.description) on"
-                + " \(request.devices) x \(device.name) (\(Terminal.bytes(device.memory)) each), memory.rematerialise:"
-                + " \(plan.setting.memory.rematerialiseBlocks ? "block" : "none")"
+                + " \(request.devices) x \(device.name) (\(Terminal.bytes(device.memory)) each), \(plan.setting.words)"
         ]
         lines += memory.map { "  \(padded($0, 30)) \(leading(Terminal.bytes($1), 12))" }
         lines.append(
@@ -237,13 +254,15 @@ private struct PlanReport {
         lines.append(
             "  \(padded("a step", 30)) \(leading(Terminal.number(plan.step.seconds), 10)) s  \(Int(plan.tokensPerSecond)) tokens/s,"
                 + " \(Terminal.number(100 * plan.utilisation, 1)) % of peak")
-        lines.append("  \(padded("longest context that fits", 30)) \(leading(grouped(longest), 12)) tokens")
+        if let longest {
+            lines.append("  \(padded("longest context that fits", 30)) \(leading(grouped(longest), 12)) tokens")
+        }
         return lines.joined(separator: "\n") + "\n"
     }
 
     var object: [String: Any] {
         get throws {
-            [
+            var object: [String: Any] = [
                 "model": request.name, "parameters": request.blueprint.parameterCount, "device": plan.device.name,
                 "devices": request.devices, "context": plan.setting.context, "batch": plan.setting.batch,
                 "rematerialise": plan.setting.memory.rematerialiseBlocks ? "block" : "none",
@@ -251,8 +270,21 @@ private struct PlanReport {
                 "memory": plan.device.memory, "fits": plan.fits,
                 "seconds": Dictionary(uniqueKeysWithValues: seconds), "stepSeconds": plan.step.seconds,
                 "tokensPerSecond": plan.tokensPerSecond, "utilisation": plan.utilisation,
-                "bytesSentPerRank": plan.step.traffic.bytes, "longestContext": longest,
+                "bytesSentPerRank": plan.step.totalTraffic.bytes, "data": plan.setting.mesh.data,
+                "sequence": plan.setting.mesh.sequence, "tensor": plan.setting.mesh.tensor,
+                "shardParameters": plan.setting.shardParameters,
             ]
+            if let longest { object["longestContext"] = longest }
+            return object
         }
+    }
+}
+
+extension StepRehearsal.Setting {
+    /// What a config would say.
+    fileprivate var words: String {
+        "parallel: { data: \(mesh.data), sequence: \(mesh.sequence), tensor: \(mesh.tensor)"
+            + (shardParameters ? ", shardParameters: true" : "") + " },"
+            + " memory: { rematerialise: \(memory.rematerialiseBlocks ? "block" : "none") }"
     }
 }

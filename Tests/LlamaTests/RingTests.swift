@@ -75,11 +75,11 @@ import Testing
     ) throws -> Outcome {
         let shares = try InProcessRanks.run(ranks, deadline: 120) { communicator, device in
             let model = try loadGolden(Self.model, dtype, on: device)
-            let shard = BatchShard(batch, layout: layout, communicator: communicator, on: device)
+            let shard = BatchShard(batch, layout: layout, mesh: ProcessMesh(sequence: communicator), on: device)
             func open(_ local: some AttentionBackend) -> any AttentionBackend {
                 RingAttention(local, over: communicator)
             }
-            let context = shard.context(open(attention.backend), precision, .init())
+            let context = shard.context(open(attention.backend), ParameterSharding(), precision, .init())
             let (loss, gradient) = try valueAndGradient(at: model) { model in
                 try model.loss(shard.tokens, targets: shard.targets, context)
             }

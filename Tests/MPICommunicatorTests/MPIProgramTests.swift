@@ -68,6 +68,26 @@ struct MPIProgramTests {
         #expect(evaluation.code == 0 && evaluation.output.contains("\"ranks\":\(ranks)"), "\(evaluation.output)")
     }
 
+    /// Sharded parameters, tensor and data parallelism over groups of processes, and the checkpoint that rank 0 puts together.
+    @Test func aMeshTrainsLikeThreads() throws {
+        func arguments(_ directory: String) throws -> [String] {
+            let mesh = ["data=2", "sequence=1", "tensor=2", "shardParameters=true"].flatMap {
+                ["--set", "parallel.\($0)"]
+            }
+            return [
+                "train", try config(directory, ranks: 4), "--set", "model.keyHeads=2", "--set", "attention.backend=cpu",
+            ]
+                + mesh
+        }
+        let job = try MPIJob.run(.openMPI, 4, "ringzoo", arguments("mpi"))
+        #expect(job.code == 0, "\(job.output)")
+        let threads = try MPIJob(program: MPIJob.program("ringzoo"), arguments("threads")).finish()
+        #expect(threads.code == 0, "\(threads.output)")
+        #expect(try losses("mpi") == losses("threads"))
+        #expect(try losses("mpi").count == 14)
+        #expect(try weights("mpi", step: 12) == weights("threads", step: 12))
+    }
+
     /// Ring attention between processes equals the one between threads to the bit, gradients and every option included.
     @Test(arguments: MPIJob.isFullTest ? [2, 3, 4, 5, 7, 8] : [3])
     func attentionEqualsThreadsBitForBit(_ ranks: Int) throws {

@@ -123,7 +123,7 @@ import Testing
         let weight = normal([7, 4], 2, on: device)
         let targets = Tensor([Int32(0), -1, 6, 3, 3, -100, 2, 1, 5, -1], [2, 5], on: device)
         let chunked = try valueAndGradient(at: [hidden, weight]) {
-            chunkedCrossEntropy(hidden: $0[0], weight: $0[1], targets: targets, chunk: .tokens(chunk)) * 0.3
+            try chunkedCrossEntropy(hidden: $0[0], weight: $0[1], targets: targets, chunk: .tokens(chunk)) * 0.3
         }
         let whole = try valueAndGradient(at: [hidden, weight]) {
             $0[0].linear(weight: $0[1]).crossEntropy(targets: targets) * 0.3
@@ -135,7 +135,7 @@ import Testing
             #expect(chunked.gradients[0].reshaped([10, 4]).slice(axis: 0, row..<row + 1).doubles == [0, 0, 0, 0])
         }
         try expectGradientsMatch([hidden, weight]) {
-            chunkedCrossEntropy(hidden: $0[0], weight: $0[1], targets: targets, chunk: .tokens(chunk))
+            try chunkedCrossEntropy(hidden: $0[0], weight: $0[1], targets: targets, chunk: .tokens(chunk))
         }
     }
 
@@ -144,13 +144,13 @@ import Testing
         let weight = normal([7, 4], 2, on: device)
         let targets = Tensor([Int32(0), 1, 6, 3, 3, 2], [1, 6], on: device)
         let both = try valueAndGradient(at: [hidden, weight]) {
-            chunkedCrossEntropy(hidden: $0[0], weight: $0[1], targets: targets, chunk: .tokens(4))
+            try chunkedCrossEntropy(hidden: $0[0], weight: $0[1], targets: targets, chunk: .tokens(4))
         }
         let first = try valueAndGradient(at: [hidden]) {
-            chunkedCrossEntropy(hidden: $0[0], weight: weight, targets: targets, chunk: .tokens(4))
+            try chunkedCrossEntropy(hidden: $0[0], weight: weight, targets: targets, chunk: .tokens(4))
         }
         let second = try valueAndGradient(at: [weight]) {
-            chunkedCrossEntropy(hidden: hidden, weight: $0[0], targets: targets, chunk: .tokens(4))
+            try chunkedCrossEntropy(hidden: hidden, weight: $0[0], targets: targets, chunk: .tokens(4))
         }
         #expect(first.gradients[0].doubles == both.gradients[0].doubles)
         #expect(second.gradients[0].doubles == both.gradients[1].doubles)
@@ -166,7 +166,7 @@ import Testing
             return try peakBytes(on: device) {
                 _ = try valueAndGradient(at: [hidden, weight]) {
                     chunked
-                        ? chunkedCrossEntropy(hidden: $0[0], weight: $0[1], targets: targets, chunk: .tokens(32))
+                        ? try chunkedCrossEntropy(hidden: $0[0], weight: $0[1], targets: targets, chunk: .tokens(32))
                         : $0[0].linear(weight: $0[1]).crossEntropy(targets: targets)
                 }
             }
@@ -176,8 +176,8 @@ import Testing
         // Evaluation holds no gradient at all.
         let hidden = Tensor.ones([1, 2048, width], on: device)
         let targets = Tensor([Int32](repeating: 3, count: 2048), [1, 2048], on: device)
-        let evaluation = peakBytes(on: device) {
-            _ = chunkedCrossEntropy(hidden: hidden, weight: weight, targets: targets, chunk: .tokens(32))
+        let evaluation = try peakBytes(on: device) {
+            _ = try chunkedCrossEntropy(hidden: hidden, weight: weight, targets: targets, chunk: .tokens(32))
         }
         #expect(evaluation <= 2048 * 8 + 32 * vocabulary * 4 + 64)
     }

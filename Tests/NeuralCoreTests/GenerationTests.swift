@@ -48,7 +48,7 @@ private final class Calls: @unchecked Sendable {
 }
 
 /// `MeanModel` computes its own means.
-private struct NoAttention: AttentionBackend {
+struct NoAttention: AttentionBackend {
     var name: String { "none" }
     func unsupportedReasons(_ problem: AttentionProblem) -> [String] { ["this backend computes nothing"] }
     func forward(

@@ -94,7 +94,7 @@ import Testing
                     likelihoods += try trainer.logLikelihoods(
                         batch, row: row,
                         try job.run.attention.local?.make(local: nil, over: nil)
-                            ?? job.run.attention.make(over: trainer.communicator))
+                            ?? job.run.attention.make(over: trainer.mesh.world))
                 }
             }
             return likelihoods

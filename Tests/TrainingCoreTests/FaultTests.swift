@@ -16,7 +16,7 @@ import TrainingCore
             try Job("attention.backend=ring", "parallel.sequence=3").onRanks(wrap: { backend, communicator in
                 communicator.rank == 2 ? FaultyAttention(backend, call: call, .throws) : backend
             }) { trainer, _ in
-                let rank = trainer.communicator.rank
+                let rank = trainer.mesh.world.rank
                 do {
                     _ = try trainer.losses(3)
                 } catch {
@@ -49,7 +49,7 @@ import TrainingCore
     @Test func aSilentRankIsNamed() throws {
         let error = fault {
             try Job("attention.backend=ring", "parallel.sequence=3").onRanks(deadline: 0.5) { trainer, _ in
-                if trainer.communicator.rank != 1 { _ = try trainer.losses(1) }
+                if trainer.mesh.world.rank != 1 { _ = try trainer.losses(1) }
             }
         }
         #expect(error?.code == .interrupted)

@@ -16,6 +16,14 @@ import ZooCore
         ["attention.backend=ring", "parallel.sequence=4", "attention.layout=contiguous", "memory.rematerialise=block"],
         ["attention.backend=ring", "parallel.sequence=3", "attention.layout=striped", "data.context=97"],
         ["attention.backend=ring", "parallel.sequence=5", "attention.layout=zigzag", "precision=bf16"],
+        ["attention.backend=cpu", "parallel.data=2"],
+        ["attention.backend=cpu", "parallel.tensor=2", "memory.lossChunk=16"],
+        ["attention.backend=ring", "parallel.sequence=2", "parallel.shardParameters=true"],
+        ["attention.backend=cpu", "parallel.data=2", "parallel.tensor=2", "parallel.shardParameters=true"],
+        [
+            "attention.backend=ring", "parallel.data=2", "parallel.sequence=2", "parallel.shardParameters=true",
+            "precision=bf16",
+        ],
     ]
     /// No test asks for the time.
     private static let speed = DeviceSpeed(products: 1e12, attention: 1e12, memory: 1e11, launch: 1e-6)
@@ -37,7 +45,8 @@ import ZooCore
             _ = try trainer.stepOnce()
             return MemoryKind.allCases.map { device.ledger.peak($0) }
         }
-        for (rank, peaks) in measured.enumerated() {
+        for (world, peaks) in measured.enumerated() {
+            let rank = world / job.run.mesh.tensor % job.run.mesh.sequence
             let rehearsal = try rehearse(job, rank: rank)
             #expect(MemoryKind.allCases.map { rehearsal.peakBytes[$0]! } == peaks, "\(settings), rank \(rank)")
         }

@@ -5,8 +5,9 @@ import Foundation
 import NeuralCore
 import TensorCore
 import TrainingCore
-import ZooCore
 import ZooStandard
+
+@testable import ZooCore
 
 /// The text that any machine has.
 let corpus = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
@@ -40,28 +41,31 @@ struct Job: Sendable {
         wrap: @escaping Wrap = { backend, _ in backend }, deadline: Double = 60,
         _ body: @escaping @Sendable (inout any TestTrainer, CPUDevice) throws -> Result
     ) throws -> [Result] {
-        let ranks = run.config.parallel.sequence
+        let ranks = run.mesh.ranks
         return try InProcessRanks.run(ranks, threads: ranks, deadline: deadline) { communicator, device in
             device.ledger.budget = run.config.memory.budget
-            let attention = wrap(try run.attention.make(over: communicator), communicator)
+            let mesh = try ProcessMesh(run.mesh, over: communicator)
+            let attention = wrap(try run.attention.make(over: mesh.sequence), mesh.sequence)
             // The only holder of the trainer is the one that trains: a copy would make a step copy the weights.
-            var trainer = try trainer(attention, communicator, on: device)
+            var trainer = try trainer(attention, mesh, on: device)
             return try body(&trainer, device)
         }
     }
 
     func trainer(
-        _ attention: any AttentionBackend, _ communicator: any Communicator, on device: CPUDevice
+        _ attention: any AttentionBackend, _ mesh: ProcessMesh, on device: CPUDevice
     ) throws -> any TestTrainer {
+        let sharded = try ShardedBlueprint(
+            run.blueprint, ParameterSharding(mesh, rows: run.config.parallel.shardParameters))
         func open<Model: LanguageModel>(_ model: consuming Model) -> any TestTrainer {
             var settings = AdamW.Settings()
             settings.weightDecay = run.config.optimizer.weightDecay
             let optimizer = AdamW(for: copy model, settings)
             return Trainer(
                 model, optimizer: optimizer, loader: run.dataset.makeLoader(rowsPerBatch: run.config.data.batch),
-                plan: run.plan, attention: attention, communicator: communicator)
+                plan: run.plan, attention: attention, mesh: mesh, sharding: sharded.sharding)
         }
-        return open(try run.blueprint.make(seed: run.config.run.seed, on: device))
+        return open(try sharded.make(seed: run.config.run.seed, on: device))
     }
 
     /// The losses of so many steps, as rank 0 has them.
@@ -72,7 +76,7 @@ struct Job: Sendable {
 
 /// A trainer whose model's type is not known.
 protocol TestTrainer {
-    var communicator: any Communicator { get }
+    var mesh: ProcessMesh { get }
     var step: Int { get }
     var skipped: Int { get }
     var plan: TrainingPlan { get }
@@ -130,11 +134,13 @@ extension Trainer: TestTrainer {
         for (name, tensor) in optimizer.state {
             saved[name] = contents[name]!.withUnsafeBytes { Tensor(bytes: $0, tensor.shape, tensor.dtype, on: device) }
         }
-        try restore(JSONDecoder().decode(State.self, from: Data(text.utf8)), optimizerState: saved)
+        try restore(
+            JSONDecoder().decode(State.self, from: Data(text.utf8)),
+            saved: saved.mapValues { SavedForm($0.shape, $0.dtype) }, read: { saved[$0]! })
     }
 
     func logLikelihoods(_ batch: Batch, row: Int, _ attention: any AttentionBackend) throws -> [Double] {
-        let (T, V, device) = (batch.context, model.vocabularySize, communicator.device)
+        let (T, V, device) = (batch.context, model.vocabularySize, mesh.world.device)
         let columns = row * T..<(row + 1) * T
         let context = SequenceContext(
             positions: .contiguous(count: T),

@@ -52,8 +52,14 @@ import ZooCore
             name: "a ring over a ring", settings: ["attention.backend=ring", "attention.local=ring"], code: 78,
             words: ["attention.local is 'ring'", "cpu"]),
         Case(
-            name: "a feature that does not exist", settings: ["parallel.data=2"], code: 78,
-            words: ["parallel.data", "only 1 works"]),
+            name: "a feature that does not exist", settings: ["attention.block=64"], code: 78,
+            words: ["attention.block", "only auto works"]),
+        Case(
+            name: "more data ranks than rows", settings: ["parallel.data=3"], code: 78,
+            words: ["parallel.data is 3", "a batch has 2 rows", "data.batch of at least 3"]),
+        Case(
+            name: "tensor ranks that do not divide the heads", settings: ["parallel.tensor=3"], code: 78,
+            words: ["parallel.tensor is 3", "its 2 heads", "its 1 keyHeads", "a divisor of 2"]),
         Case(
             name: "tokenizer larger than the vocabulary", settings: ["model.vocabulary=200"], code: 78,
             words: ["256", "200"]),

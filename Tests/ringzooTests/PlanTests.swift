@@ -36,6 +36,24 @@ import Testing
         #expect(result.errors.contains("weights, gradients and optimizer state alone take"))
     }
 
+    /// Every mesh is compared; what one device cannot hold, sharded parameters spread.
+    @Test func theBestMeshIsFound() throws {
+        let arguments = ["plan", "--model", "llama/7b", "--context", "8K", "--devices", "4", "--batch", "2"]
+        let plans = try Tool.run(arguments + ["--json"]).json()["plans"] as? [[String: Any]] ?? []
+        // 1, 2 or 4 tensor ranks; of the others 1 or 2 for the rows of a batch; three ways each, but two where nobody shares parameters.
+        #expect(plans.count == 14)
+        let best = try #require(plans.first)
+        #expect(best["fits"] as? Bool == true && best["longestContext"] as? Int ?? 0 >= 8192)
+        let fitting = plans.filter { $0["fits"] as? Bool == true }.compactMap { $0["stepSeconds"] as? Double }
+        #expect(fitting == fitting.sorted() && !fitting.isEmpty && fitting.count < plans.count)
+        // 16 bytes a parameter fit no device alone.
+        for plan in plans where plan["tensor"] as? Int == 1 && plan["shardParameters"] as? Bool == false {
+            #expect(plan["fits"] as? Bool == false)
+        }
+        let text = try Tool.run(arguments).text
+        #expect(text.contains("data  sequence  tensor") && text.contains("parallel: { data:"))
+    }
+
     @Test func thePapersTableIsPrinted() throws {
         let text = try Tool.succeed("plan", "--paper").text
         #expect(text.contains("TPUv4-1024") && text.contains("16,384") && text.contains("11 of 13 rows within 2.5x"))

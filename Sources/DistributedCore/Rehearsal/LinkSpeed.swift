@@ -1,3 +1,5 @@
+import Synchronization
+
 /// How messages travel between two ranks.
 public struct LinkSpeed: Sendable, Hashable, Codable {
     /// Bytes/s in each direction.
@@ -11,4 +13,20 @@ public struct LinkSpeed: Sendable, Hashable, Codable {
     }
 
     public func seconds(_ bytes: Int) -> Double { latency + Double(bytes) / bandwidth }
+}
+
+/// The link of one rank, which all its groups share.
+public final class RehearsalLink: Sendable {
+    private let speed: LinkSpeed
+    /// When all that was given to it has been sent: messages go one after the other.
+    private let free = Mutex(0.0)
+
+    public init(_ speed: LinkSpeed) { self.speed = speed }
+
+    func arrival(_ bytes: Int, sentAt now: Double) -> Double {
+        free.withLock { free in
+            free = max(free, now) + speed.seconds(bytes)
+            return free
+        }
+    }
 }

@@ -12,15 +12,13 @@ public final class RehearsalCommunicator: Communicator {
     public let size: Int
     public var device: any Device { clock }
     private let clock: RehearsalDevice
-    private let link: LinkSpeed
+    private let link: RehearsalLink
     /// What each rank holds, to know whose block comes next.
     private let shards: [Positions]
     private let sent = Mutex(Traffic())
-    /// When the link has sent all that was given to it: messages go one after the other.
-    private let linkFree = Mutex(0.0)
 
     public init(
-        rank: Int, size: Int, length: Int, layout: SequenceLayout, link: LinkSpeed, on device: RehearsalDevice
+        rank: Int, size: Int, length: Int, layout: SequenceLayout, link: RehearsalLink, on device: RehearsalDevice
     ) {
         self.rank = rank
         self.size = size
@@ -47,12 +45,7 @@ public final class RehearsalCommunicator: Communicator {
     }
 
     /// When a message that is started now has arrived.
-    private func arrival(_ bytes: Int) -> Double {
-        linkFree.withLock { free in
-            free = max(free, clock.clock) + link.seconds(bytes)
-            return free
-        }
-    }
+    private func arrival(_ bytes: Int) -> Double { link.arrival(bytes, sentAt: clock.clock) }
 
     private func copy(_ message: Message) -> Message {
         Message(
@@ -110,9 +103,21 @@ public final class RehearsalCommunicator: Communicator {
         }
     }
 
-    public func allGather(_ message: Message) throws -> [Message] {
-        exchange(size - 1, message.byteCount)
-        return (0..<size).map { $0 == rank ? message : copy(message) }
+    public func startAllGather(_ message: Message) throws -> any PendingGather {
+        count(size - 1, (size - 1) * message.byteCount)
+        let last = (0..<size - 1).reduce(clock.clock) { _, _ in arrival(message.byteCount) }
+        return Gather(communicator: self, message: message, arrival: last)
+    }
+
+    private struct Gather: PendingGather {
+        let communicator: RehearsalCommunicator
+        let message: Message
+        let arrival: Double
+
+        func wait() -> [Message] {
+            communicator.clock.wait(until: arrival)
+            return (0..<communicator.size).map { _ in communicator.copy(message) }
+        }
     }
 
     public func allReduce(_ tensor: Tensor) throws -> Tensor {
@@ -128,8 +133,8 @@ public final class RehearsalCommunicator: Communicator {
 
     public func reduceScatter(_ tensor: Tensor) throws -> Tensor {
         exchange(size - 1, tensor.byteCount / size)
-        return Tensor(
-            uninitialised: [tensor.shape[0] / size] + tensor.shape.dropFirst(), tensor.dtype, on: clock)
+        let rows = Range.piece(rank, of: size, count: tensor.shape[0]).count
+        return Tensor(uninitialised: [rows] + tensor.shape.dropFirst(), tensor.dtype, on: clock)
     }
 
     public func allToAll(_ messages: [Message]) throws -> [Message] {

@@ -14,9 +14,11 @@ import TensorCore
 ///
 /// Memory beyond inputs and gradients: one chunk of logits [C, V], one of hidden [C, M] where types differ, and 8 N bytes.
 /// Wrong shapes, and targets of V or more, trap.
+/// - Parameter slice: where `weight` has some rows of the vocabulary only, which ones; the gradient of `hidden` is this slice's share
+///   then. - Throws: what its communicator throws; nothing without it.
 public func chunkedCrossEntropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, chunk: ChunkSize = .auto
-) -> Tensor {
+    hidden: Tensor, weight: Tensor, targets: Tensor, chunk: ChunkSize = .auto, over slice: VocabularySlice? = nil
+) throws -> Tensor {
     guard weight.rank == 2, let width = hidden.shape.last, weight.shape[1] == width,
         Array(hidden.shape.dropLast()) == targets.shape, targets.dtype == .int32,
         weight.dtype == .float32 || weight.dtype == .float64
@@ -44,9 +46,13 @@ public func chunkedCrossEntropy(
         device.matmul(h_CM, w_VM.transposed(), into: logits_CV, accumulate: false)
         // The gradient (softmax - onehot) takes the place of the logits.
         let needed = dh_NM != nil || dw_VM != nil
-        device.crossEntropy(
-            logits_CV, targets: targets_N.slice(axis: 0, rows), scale: 1, losses: losses_N.slice(axis: 0, rows),
-            gradient: needed ? logits_CV : nil)
+        let (targets_C, losses_C) = (targets_N.slice(axis: 0, rows), losses_N.slice(axis: 0, rows))
+        let gradient = needed ? logits_CV : nil
+        if let slice {
+            try slice.crossEntropy(logits_CV, targets: targets_C, losses: losses_C, gradient: gradient)
+        } else {
+            device.crossEntropy(logits_CV, targets: targets_C, scale: 1, losses: losses_C, gradient: gradient)
+        }
         if let target = dh_NM?.slice(axis: 0, rows) {
             let dh_CM = target.dtype == type ? target : Tensor(uninitialised: target.shape, type, on: device)
             device.matmul(logits_CV, w_VM, into: dh_CM, accumulate: false)

@@ -50,10 +50,12 @@ public struct AdamW: Optimizer {
 
     public var state: [(name: String, tensor: Tensor)] { m.listed(under: "m.") + v.listed(under: "v.") }
 
-    public mutating func restore(step: Int, state: [String: Tensor]) throws {
-        try checkSavedState(state, step: step, [("m.", m), ("v.", v)])
-        m.load(state, under: "m.")
-        v.load(state, under: "v.")
+    public mutating func restore(
+        step: Int, saved: [String: SavedForm], read: (String) throws -> Tensor
+    ) throws {
+        try checkSavedState(saved, step: step, [("m.", m), ("v.", v)])
+        try m.load(under: "m.", read)
+        try v.load(under: "v.", read)
         self.step = step
     }
 }

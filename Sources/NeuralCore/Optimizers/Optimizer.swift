@@ -16,13 +16,37 @@ public protocol Optimizer: Sendable {
     ///   - gradientScale: what gradients are multiplied by on the way, for clipping and averaging.
     mutating func update<M: Module>(_ model: inout M, gradient: consuming M, rate: Double, gradientScale: Double)
 
-    /// Every tensor of the state with its name in checkpoints; they share storage with the optimizer, so let go of them before
+    /// Every tensor of the state with its name in checkpoints: a word, a dot, and the name of the parameter, whose shape it has. They share storage with the optimizer, so let go of them before
     /// the next update.
     var state: [(name: String, tensor: Tensor)] { get }
 
-    /// Takes over the step and the values of a saved state.
-    /// - Throws: `RingZooError` with code `corruptInput` that lists names, shapes or types at fault; then nothing has changed.
-    mutating func restore(step: Int, state: [String: Tensor]) throws
+    /// Takes over the step and the values of a saved state, of which one tensor at a time is in memory.
+    /// - Parameters:
+    ///   - saved: what there is, by name.
+    ///   - read: gives a tensor of it, in that shape and type.
+    /// - Throws: `RingZooError` with code `corruptInput` that lists names, shapes or types at fault; then nothing has changed. What `read`
+    ///   throws.
+    mutating func restore(step: Int, saved: [String: SavedForm], read: (String) throws -> Tensor) throws
+}
+
+/// What a saved tensor is, without its values.
+public struct SavedForm: Sendable, Hashable {
+    public var shape: [Int]
+    public var dtype: DType
+
+    public init(_ shape: [Int], _ dtype: DType) { (self.shape, self.dtype) = (shape, dtype) }
+}
+
+/// The parameter that a tensor of optimizer state belongs to.
+public func parameterName(ofOptimizerState name: String) -> String {
+    String(name.drop { $0 != "." }.dropFirst())
+}
+
+extension Optimizer {
+    /// The same from tensors in memory.
+    public mutating func restore(step: Int, state: [String: Tensor]) throws {
+        try restore(step: step, saved: state.mapValues { SavedForm($0.shape, $0.dtype) }) { state[$0]! }
+    }
 }
 
 /// The leaves of a gradient, each of which is handed out once and freed by whoever takes it.
@@ -77,7 +101,7 @@ struct ParameterState: Sendable {
     }
 
     /// Finds what is missing or does not fit in a saved state, one line each.
-    func faults(in saved: [String: Tensor], under prefix: String) -> [String] {
+    func faults(in saved: [String: SavedForm], under prefix: String) -> [String] {
         zip(names, tensors).compactMap { name, tensor in
             guard let value = saved[prefix + name] else { return "\(prefix)\(name) is missing" }
             if value.shape == tensor.shape && value.dtype == tensor.dtype { return nil }
@@ -86,16 +110,17 @@ struct ParameterState: Sendable {
     }
 
     /// Copies the values of a saved state that has been checked.
-    mutating func load(_ saved: [String: Tensor], under prefix: String) {
+    mutating func load(under prefix: String, _ read: (String) throws -> Tensor) rethrows {
         for index in tensors.indices {
             tensors[index].makeUnique()
-            tensors[index].device.copy(saved[prefix + names[index]]!.detached, into: tensors[index])
+            try tensors[index].device.copy(read(prefix + names[index]).detached, into: tensors[index])
         }
     }
 }
 
 /// Throws unless a saved state fits these parts of an optimizer and holds nothing else.
-func checkSavedState(_ saved: [String: Tensor], step: Int, _ parts: [(prefix: String, state: ParameterState)]) throws {
+func checkSavedState(_ saved: [String: SavedForm], step: Int, _ parts: [(prefix: String, state: ParameterState)]) throws
+{
     var faults = parts.flatMap { $0.state.faults(in: saved, under: $0.prefix) }
     let known = Set(parts.flatMap { part in part.state.names.map { part.prefix + $0 } })
     faults += saved.keys.filter { !known.contains($0) }.sorted().map { "\($0) belongs to no parameter" }

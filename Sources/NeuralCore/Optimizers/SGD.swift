@@ -36,9 +36,11 @@ public struct SGD: Optimizer {
 
     public var state: [(name: String, tensor: Tensor)] { buffer?.listed(under: "momentum.") ?? [] }
 
-    public mutating func restore(step: Int, state: [String: Tensor]) throws {
-        try checkSavedState(state, step: step, buffer.map { [("momentum.", $0)] } ?? [])
-        buffer?.load(state, under: "momentum.")
+    public mutating func restore(
+        step: Int, saved: [String: SavedForm], read: (String) throws -> Tensor
+    ) throws {
+        try checkSavedState(saved, step: step, buffer.map { [("momentum.", $0)] } ?? [])
+        try buffer?.load(under: "momentum.", read)
         self.step = step
     }
 }

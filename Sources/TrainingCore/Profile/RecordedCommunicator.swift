@@ -1,8 +1,8 @@
 import DistributedCore
 import TensorCore
 
-/// A communicator whose calls are operations in the profile of its device, where that has a recorder. A rotation is two: its start,
-/// and the wait for what arrives.
+/// A communicator whose calls are operations in the profile of its device, where that has a recorder. A rotation is two, and so is a
+/// gathering: its start, and the wait for what arrives.
 public struct RecordedCommunicator: Communicator {
     private let base: any Communicator
 
@@ -26,8 +26,11 @@ public struct RecordedCommunicator: Communicator {
         }
     }
 
-    public func allGather(_ message: Message) throws -> [Message] {
-        try recorded("allGather", message.byteCount * size) { try base.allGather(message) }
+    public func startAllGather(_ message: Message) throws -> any PendingGather {
+        let bytes = message.byteCount * size
+        return try recorded("allGather start", bytes) {
+            RecordedGather(base: try base.startAllGather(message), device: device, bytes: bytes)
+        }
     }
 
     public func allReduce(_ tensor: Tensor) throws -> Tensor {
@@ -58,6 +61,18 @@ private struct RecordedRotation: PendingRotation {
 
     func wait() throws -> Message {
         let span = device.recorder?.open("rotate wait", bytes: Double(bytes))
+        defer { span?.close() }
+        return try base.wait()
+    }
+}
+
+private struct RecordedGather: PendingGather {
+    let base: any PendingGather
+    let device: any Device
+    let bytes: Int
+
+    func wait() throws -> [Message] {
+        let span = device.recorder?.open("allGather wait", bytes: Double(bytes))
         defer { span?.close() }
         return try base.wait()
     }

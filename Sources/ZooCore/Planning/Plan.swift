@@ -15,7 +15,7 @@ public struct Plan: Sendable {
 
     /// Tokens of all ranks in a second.
     public var tokensPerSecond: Double { Double(setting.context * setting.batch * setting.accumulate) / step.seconds }
-    /// The share of the device's peak that products and attention reach over a step.
+    /// The share of the device's peak that products and attention reach over a step, those that compute blocks again included.
     public var utilisation: Double { step.flops / step.seconds / device.peak }
 }
 
@@ -39,11 +39,34 @@ public struct Planner: Sendable {
     public func plan(_ setting: StepRehearsal.Setting) throws -> Plan {
         var setting = setting
         // The causal work of a contiguous layout grows with the rank; in the others all have the same, and rank 0 the odd token.
-        setting.rank = setting.layout == .contiguous ? setting.ranks - 1 : 0
+        setting.rank = setting.layout == .contiguous ? setting.mesh.sequence - 1 : 0
         let step = try StepRehearsal(
             of: blueprint, setting, on: device.speed, workers: device.workers, link: device.link,
             attention: attention)
         return Plan(setting: setting, device: device, step: step)
+    }
+
+    /// Every way to share the work of `setting` among so many ranks that the model and the batch allow, each with whole and with sharded
+    /// parameters (where there are others to share with), and with blocks kept and computed again.
+    public func settings(_ setting: StepRehearsal.Setting, ranks: Int) throws -> [StepRehearsal.Setting] {
+        let whole = try ShardedBlueprint(blueprint, ParameterSharding())
+        let divisors = (1...ranks).filter { ranks % $0 == 0 }
+        var settings: [StepRehearsal.Setting] = []
+        for tensor in divisors where whole.tensorParallelFaults(ranks: tensor).isEmpty {
+            for data in divisors where ranks / tensor % data == 0 && data <= setting.batch {
+                let mesh = ProcessMesh.Shape(data: data, sequence: ranks / tensor / data, tensor: tensor)
+                if mesh.sequence > setting.context { continue }
+                for (sharded, again) in [(false, false), (false, true), (true, true)] {
+                    if sharded && mesh.data * mesh.sequence == 1 { continue }
+                    var setting = setting
+                    setting.mesh = mesh
+                    setting.shardParameters = sharded
+                    setting.memory.rematerialiseBlocks = again
+                    settings.append(setting)
+                }
+            }
+        }
+        return settings
     }
 
     /// The longest context that fits, in multiples of 64 tokens a rank; 0 where none does.
@@ -54,7 +77,7 @@ public struct Planner: Sendable {
         let (unit, known) = (64, 512)
         func bytes(_ units: Int) throws -> Int {
             var setting = setting
-            setting.context = units * unit * setting.ranks
+            setting.context = units * unit * setting.mesh.sequence
             return try plan(setting).bytes
         }
         var (fits, fails) = (0, known)
@@ -68,6 +91,6 @@ public struct Planner: Sendable {
                 if try bytes(middle) <= device.memory { fits = middle } else { fails = middle }
             }
         }
-        return fits * unit * setting.ranks
+        return fits * unit * setting.mesh.sequence
     }
 }

@@ -15,9 +15,11 @@ public struct StepRehearsal: Sendable, Hashable {
         public var batch = 1
         /// Micro-batches of an update.
         public var accumulate = 1
-        /// Ranks the sequence is cut over, and the one that is looked at.
-        public var ranks = 1
+        /// How the ranks share the work, and which of those of the sequence is looked at.
+        public var mesh = ProcessMesh.Shape()
         public var rank = 0
+        /// Whether rows of parameters lie over the ranks.
+        public var shardParameters = false
         public var layout = SequenceLayout.zigzag
         public var precision = NeuralCore.Precision.float32
         public var memory = SequenceContext.MemoryPlan()
@@ -29,7 +31,8 @@ public struct StepRehearsal: Sendable, Hashable {
             context = run.dataset.options.context
             batch = run.config.data.batch
             accumulate = run.plan.accumulate
-            ranks = run.config.parallel.sequence
+            mesh = run.mesh
+            shardParameters = run.config.parallel.shardParameters
             layout = run.plan.layout
             precision = run.plan.precision
             memory = run.plan.memory
@@ -40,8 +43,8 @@ public struct StepRehearsal: Sendable, Hashable {
     public let peakBytes: [MemoryKind: Int]
     public let seconds: Double
     public let spending: [RehearsalDevice.Part: RehearsalDevice.Spending]
-    /// What this rank sends.
-    public let traffic: Traffic
+    /// What this rank sends to those that share its sequence, and to all.
+    public let traffic, totalTraffic: Traffic
 
     /// Peak bytes of weights, gradients and optimizer state.
     public var stateBytes: Int {
@@ -60,9 +63,19 @@ public struct StepRehearsal: Sendable, Hashable {
         attention: (any Communicator) throws -> any AttentionBackend
     ) throws {
         let device = RehearsalDevice(speed: speed, workers: workers)
-        let ranks = RehearsalCommunicator(
-            rank: setting.rank, size: setting.ranks, length: setting.context, layout: setting.layout, link: link,
-            on: device)
+        let shared = RehearsalLink(link)
+        func group(_ size: Int, rank: Int = 0) -> RehearsalCommunicator {
+            RehearsalCommunicator(
+                rank: rank, size: size, length: setting.context, layout: setting.layout, link: shared, on: device)
+        }
+        let shape = setting.mesh
+        let ranks = group(shape.sequence, rank: setting.rank)
+        let replicas = shape.data == 1 ? ranks : group(shape.data * shape.sequence, rank: setting.rank)
+        let tensor = shape.tensor == 1 ? nil : group(shape.tensor)
+        let mesh = ProcessMesh(
+            shape, world: shape.ranks == shape.sequence ? ranks : group(shape.ranks), sequence: ranks,
+            replicas: replicas, tensor: tensor)
+        let sharded = try ShardedBlueprint(blueprint, ParameterSharding(mesh, rows: setting.shardParameters))
         var plan = TrainingPlan(
             steps: 2, schedule: try Schedule(.constant, rate: 1e-3, finalRate: 0, warmup: 0, steps: 2))
         plan.accumulate = setting.accumulate
@@ -74,10 +87,10 @@ public struct StepRehearsal: Sendable, Hashable {
             let loader = DataLoader(BlankRows(context: setting.context), rowsPerBatch: setting.batch, seed: 1)
             return Trainer(
                 model, optimizer: AdamW(for: model), loader: loader, plan: plan, attention: backend,
-                communicator: ranks)
+                mesh: mesh, sharding: sharded.sharding)
         }
         // Nobody else holds the model, or its weights would be copied before they are updated.
-        var trainer = makeTrainer(try blueprint.make(seed: nil, on: device))
+        var trainer = makeTrainer(try sharded.makeBlank(on: device))
         device.ledger.resetPeak()
         device.startClock()
         try trainer.takeOneStep()
@@ -86,6 +99,10 @@ public struct StepRehearsal: Sendable, Hashable {
         seconds = device.clock
         spending = device.spending
         traffic = ranks.traffic
+        let others = [shape.data == 1 ? nil : replicas, tensor].compactMap { $0?.traffic }
+        totalTraffic = others.reduce(ranks.traffic) {
+            Traffic(messages: $0.messages + $1.messages, bytes: $0.bytes + $1.bytes)
+        }
     }
 }
 
