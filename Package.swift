@@ -60,7 +60,7 @@ let package = Package(
         core("AttentionCore", ["TensorCore"]),
         core("BlockwiseAttention", ["AttentionCore", "CAttentionKernels", "CTensorKernels"]),
         core("DistributedCore", ["AttentionCore", "CTensorKernels", "CDigest"]),
-        core("NeuralCore", ["AttentionCore"]),
+        core("NeuralCore", ["AttentionCore", "DistributedCore"]),
         core("CheckpointCore", ["TensorCore", "CHDF5Shim", "CDigest"]),
         core("DataCore", ["TensorCore"]),
         core("TrainingCore", ["NeuralCore", "CheckpointCore", "DistributedCore", "DataCore"]),
@@ -106,7 +106,7 @@ let package = Package(
         tests(of: "GatherAttention", ["ConformanceKit", "CPUAttention"]),
         tests(of: "TreeAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
         tests(of: "MPICommunicator", ["ConformanceKit", "CheckpointCore", "mpi-ranks", "ringzoo"]),
-        tests(of: "Llama", ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TrainingCore"]),
+        tests(of: "Llama", ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TreeAttention", "TrainingCore"]),
         tests(of: "ringzoo", ["ConformanceKit", "ZooStandard"]),
     ],
     swiftLanguageModes: [.v6]

@@ -14,6 +14,9 @@ public struct SequenceContext: Sendable {
     /// int32 [1|B, T]; tokens see their own document only. nil where each row is one document.
     public var documents: Tensor?
     public var attention: any AttentionBackend
+    /// Rows of the tokens whose keys and values a cache keeps here; nil for all. Where every rank has the same tokens, each is kept by
+    /// one rank alone.
+    public var keptHere: Range<Int>?
     public var precision: Precision
     public var memory: MemoryPlan
 

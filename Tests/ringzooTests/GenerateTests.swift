@@ -96,7 +96,6 @@ import ZooStandard
             let result = try Tool.run(["generate"] + arguments, in: folder)
             #expect(result.code == code && result.errors.contains(word) && result.text == "", "\(result)")
         }
-        try fail(64, "cannot be spread over ranks", model + ["--prompt", "x", "--ranks", "2"])
         try fail(64, "there is no prompt", model)
         try fail(64, "both there", model + ["--prompt", "x", "--prompt-file", "y"])
         try fail(64, "the prompt is empty", model + ["--prompt", ""])
@@ -127,7 +126,7 @@ import ZooStandard
             func open(_ model: some LanguageModel) throws -> TextGeneration.Outcome {
                 let tokens = TokenGeneration(try Sampler(seed: 5), maximumCount: 400)
                 return try TextGeneration(tokens, tokenizer: tokenizer).run(
-                    model, prompt: prompt, attention: attention, on: device
+                    model, prompt: prompt, over: .one(attention, on: device)
                 ) { _ in }
             }
             return try open(model)
