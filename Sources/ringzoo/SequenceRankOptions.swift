@@ -12,14 +12,13 @@ struct SequenceRankOptions: ParsableArguments {
     @Option(help: "contiguous, zigzag or striped.") var layout = SequenceLayout.zigzag
     @Option(help: "Seconds a rank waits for a silent peer.") var deadline = 60.0
 
-    func validate() throws {
+    func group(in zoo: Zoo) throws -> RankChoice {
         if let ranks, ranks < 1 { throw RingZooError(.usage, "--ranks is \(ranks)", tried: ["at least 1 would work"]) }
         if !(deadline > 0 && deadline.isFinite) {
             throw RingZooError(.usage, "--deadline is \(deadline)", tried: ["a number of seconds above 0 would work"])
         }
+        return try RankChoice(link: link, ranks: ranks, in: zoo)
     }
-
-    func group(in zoo: Zoo) throws -> RankChoice { try RankChoice(link: link, ranks: ranks, in: zoo) }
 
     /// For what ranks have to agree on.
     var lines: String { "attention \(attention) \(attentionLocal)\nlayout \(layout)\ndeadline \(deadline)" }
