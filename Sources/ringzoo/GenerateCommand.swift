@@ -62,7 +62,7 @@ struct GenerateCommand: ParsableCommand {
         }
         if !group.holdsFirstRank { return }
         let seconds = Date().timeIntervalSince(start)
-        try report(outcome, prompt: text, ranks: group.ranks, peakBytes: peak, seconds: seconds)
+        try report(outcome, prompt: text, group, peakBytes: peak, seconds: seconds)
         let length = outcome.promptCount + outcome.tokens.count
         if length > stored.blueprint.context {
             Terminal.note(
@@ -120,13 +120,13 @@ struct GenerateCommand: ParsableCommand {
     }
 
     private func report(
-        _ outcome: TextGeneration.Outcome, prompt: String, ranks: Int, peakBytes: Int, seconds: Double
+        _ outcome: TextGeneration.Outcome, prompt: String, _ group: RankChoice, peakBytes: Int, seconds: Double
     ) throws {
         let rate = Double(outcome.tokens.count) / max(seconds, 1e-9)
         if json {
             var object: [String: Any] = [
                 "prompt": prompt, "text": outcome.text, "tokens": outcome.tokens.map(Int.init),
-                "promptTokens": outcome.promptCount, "stop": NSNull(), "seed": seed, "ranks": ranks,
+                "promptTokens": outcome.promptCount, "stop": NSNull(), "seed": seed, "ranks": group.ranks,
                 "peakBytes": peakBytes, "seconds": seconds, "tokensPerSecond": rate,
             ]
             switch outcome.end {
@@ -136,8 +136,9 @@ struct GenerateCommand: ParsableCommand {
             }
             return try Output.json(object)
         }
-        // The text has no newline of its own to end with; a prompt of the shell should not follow on the same line.
-        if isatty(STDOUT_FILENO) == 1 { Output.write("\n") }
+        // The text has no newline of its own to end with; a prompt of the shell should not follow on the same line. (mpirun gives its
+        // processes a terminal, whatever its own output is.)
+        if isatty(STDOUT_FILENO) == 1 && group.link.isInProcess { Output.write("\n") }
         Terminal.note(
             "\(grouped(outcome.promptCount)) tokens of prompt, \(grouped(outcome.tokens.count)) new ones in \(Terminal.duration(seconds)) (\(Terminal.number(rate, 1)) tokens/s)"
         )

@@ -41,7 +41,7 @@ import TreeAttention
     }
 
     /// Prompts shorter than the ring, no multiples of it, in one piece and in several; many more new tokens than ranks.
-    @Test(arguments: [0.0, 1.0], SequenceLayout.allCases)
+    @Test(arguments: zip([0.0, 1.0, 1.0], SequenceLayout.allCases))
     func anyNumberOfRanksGivesTheSameTokens(_ temperature: Double, _ layout: SequenceLayout) throws {
         var generation = TokenGeneration(try Sampler(temperature: temperature, seed: 5), maximumCount: 24)
         for (length, piece) in [(1, 100), (2, 100), (3, 1), (7, 2), (29, 3), (30, 100)] {
