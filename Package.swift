@@ -72,12 +72,13 @@ let package = Package(
         plugin("BLASAttention", ["ZooCore", "BlockwiseAttention", "CAttentionKernels", "COpenBLAS"]),
         plugin("RingAttention", ["ZooCore"]),
         plugin("GatherAttention", ["ZooCore"]),
+        plugin("TreeAttention", ["ZooCore"]),
         plugin("MPICommunicator", ["ZooCore", "CMPIShim"]),
         model("Llama", ["ZooCore"]),
 
         core(
             "ZooStandard",
-            ["CPUAttention", "BLASAttention", "RingAttention", "GatherAttention", "MPICommunicator", "Llama"]),
+            ["CPUAttention", "BLASAttention", "RingAttention", "GatherAttention", "TreeAttention", "MPICommunicator", "Llama"]),
         .executableTarget(
             name: "ringzoo",
             dependencies: ["ZooStandard", "MPICommunicator", "BlockwiseAttention", "CVersion", argumentParser],
@@ -103,8 +104,9 @@ let package = Package(
         tests(of: "BLASAttention", ["ConformanceKit"]),
         tests(of: "RingAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
         tests(of: "GatherAttention", ["ConformanceKit", "CPUAttention"]),
+        tests(of: "TreeAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
         tests(of: "MPICommunicator", ["ConformanceKit", "CheckpointCore", "mpi-ranks", "ringzoo"]),
-        tests(of: "Llama", ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TrainingCore"]),
+        tests(of: "Llama", ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TreeAttention", "TrainingCore"]),
         tests(of: "ringzoo", ["ConformanceKit", "ZooStandard"]),
     ],
     swiftLanguageModes: [.v6]

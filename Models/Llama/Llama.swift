@@ -111,8 +111,7 @@ struct LlamaAttention: Module {
             keys: context.positions, mask: .causal)
         problem.mask.documents = context.documents.map { .init(queries: $0, keys: $0) }
         if cache != nil {
-            (k_BHTD, v_BHTD) = cache!.append(k_BHTD, v_BHTD, layer: layer)
-            problem.keys = .contiguous(count: k_BHTD.shape[2])
+            (k_BHTD, v_BHTD, problem.keys) = cache!.append(k_BHTD, v_BHTD, layer: layer, context)
         }
         let o_BHTD = try attend(q_BHTD, k_BHTD, v_BHTD, problem, on: context.attention)
         return o(o_BHTD.transposed(1, 2).reshaped([B, T, heads * headSize]))  // [B, T, M]

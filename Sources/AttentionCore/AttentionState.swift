@@ -23,6 +23,11 @@ public struct AttentionState: Sendable {
         accumulator = .zeros(rows + [problem.headSize], problem.accumulator, on: device)
     }
 
+    /// A state that was computed elsewhere.
+    public init(reference: Tensor, sum: Tensor, accumulator: Tensor) {
+        (self.reference, self.sum, self.accumulator) = (reference, sum, accumulator)
+    }
+
     /// Joins the state of the same queries over other keys.
     public mutating func merge(_ other: AttentionState) {
         let joint = Tensor.maximum(reference, other.reference)

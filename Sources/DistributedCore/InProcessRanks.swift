@@ -6,6 +6,12 @@ import TensorCore
 ///
 /// They are real threads: on a shared pool a blocking wait can keep the rank it waits for from running.
 public enum InProcessRanks {
+    /// The communicator of a rank that has no others.
+    public static func alone(on device: any Device) -> any Communicator {
+        let link = InProcessLink(InProcessExchange(), members: [0], rank: 0, context: 0, device: device)
+        return LinkCommunicator(link, .init())
+    }
+
     /// Runs `body` on `count` ranks at once and returns their results in the order of ranks.
     ///
     /// - Parameters:

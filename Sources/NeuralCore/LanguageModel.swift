@@ -11,7 +11,8 @@ public protocol LanguageModel: Module {
 
     /// The states [B, T, M] of int32 tokens [B, T], after the last norm.
     ///
-    /// With a cache, the tokens continue those already in it, and their keys and values are appended.
+    /// With a cache, the tokens continue those already in it, and their keys and values are appended (those that the context says
+    /// are kept here).
     /// - Throws: what attention and the device throw.
     func hidden(_ tokens: Tensor, _ context: SequenceContext, cache: inout KeyValueCache?) throws -> Tensor
 
@@ -52,9 +53,8 @@ extension LanguageModel {
         return Tensor.matmul(states.cast(to: headWeight.dtype), headWeight.transposed())
     }
 
-    /// Logits of the last token alone, [B, V].
-    public func lastLogits(_ tokens: Tensor, _ context: SequenceContext, cache: inout KeyValueCache?) throws -> Tensor {
-        let states = try hidden(tokens, context, cache: &cache)
+    /// Logits [B, V] of the last token alone, from states [B, T, M].
+    public func lastLogits(of states: Tensor) -> Tensor {
         let last = states.slice(axis: 1, states.shape[1] - 1..<states.shape[1]).reshaped([states.shape[0], -1])
         return Tensor.matmul(last.cast(to: headWeight.dtype), headWeight.transposed())
     }

@@ -18,6 +18,9 @@ public struct SequenceContext: Sendable {
     public var attention: any AttentionBackend
     /// Which parts of the parameters this rank has; a model sees it through `through`, `whole`, `copied` and `reduced`.
     public var sharding: ParameterSharding
+    /// Rows of the tokens whose keys and values a cache keeps here; nil for all. Where every rank has the same tokens, each is kept by
+    /// one rank alone.
+    public var keptHere: Range<Int>?
     public var precision: Precision
     public var memory: MemoryPlan
 

@@ -18,7 +18,7 @@ public struct AttentionChoice: Sendable {
     ///   - ranks: ranks that share the sequence.
     ///   - place: where the names were written, for errors.
     /// - Throws: `.config` for a name that is not registered (listing what is), for a backend that cannot run on this machine (with every
-    ///   reason), and for more than one rank with a backend that is not distributed.
+    ///   reason), for one that is for decoding, and for more than one rank with a backend that is not distributed.
     public init(
         backend: String, local: String, ranks: Int, in zoo: Zoo, place: (String) -> ConfigPlace? = { _ in nil }
     ) throws {
@@ -33,7 +33,7 @@ public struct AttentionChoice: Sendable {
         }
         func automatic(_ key: String, distributed: Bool) throws -> any AttentionProvider {
             let candidates = try zoo.attention.names.map { try zoo.attention.entry($0) }
-                .filter { $0.isDistributed == distributed }
+                .filter { $0.isDistributed == distributed && !$0.isForDecoding }
                 .sorted { rank($0.name) < rank($1.name) }
             var refused: [String] = []
             for candidate in candidates {
@@ -58,6 +58,14 @@ public struct AttentionChoice: Sendable {
         let chosen =
             backend == "auto"
             ? try automatic("attention.backend", distributed: ranks > 1) : try available(backend, "attention.backend")
+        if chosen.isForDecoding {
+            throw RingZooError(
+                .config,
+                "attention.backend is '\(backend)', which is for decoding: every rank must hold all queries, and here they are cut over the ranks",
+                tried: [
+                    "backend: ring would work; 'ringzoo generate' with several ranks uses \(backend) for new tokens by itself"
+                ])
+        }
         if chosen.isDistributed {
             let inner =
                 local == "auto"

@@ -1,5 +1,5 @@
-import AttentionCore
 import DataCore
+import DistributedCore
 import NeuralCore
 import TensorCore
 
@@ -38,15 +38,16 @@ public struct TextGeneration: Sendable {
 
     /// Hands out the new text in pieces of whole characters as they are certain; joined they are the outcome's text.
     ///
-    /// A text that ends inside a character (the count was reached) ends in U+FFFD.
+    /// A text that ends inside a character (the count was reached) ends in U+FFFD. Every rank makes the same text and calls `emit`.
+    ///
+    /// - Parameter prompt: that of rank 0 counts, and needs to be there alone.
     /// - Throws: `.usage` for an empty prompt where the tokenizer has no begin token, `.config` where the model has no room for the
     ///   tokenizer's ids; what the token loop and `emit` throw.
     public func run(
-        _ model: some LanguageModel, prompt: String, attention: any AttentionBackend, on device: any Device,
-        _ emit: (String) throws -> Void
+        _ model: some LanguageModel, prompt: String, over ranks: GenerationRanks, _ emit: (String) throws -> Void
     ) throws -> Outcome {
         try tokenizer.requireFit(modelVocabularyCount: model.vocabularySize)
-        let promptTokens = try encoded(prompt)
+        let promptTokens = try tokens(of: prompt, ranks.communicator)
         var outcome = Outcome(text: "", tokens: [], promptCount: promptTokens.count, end: .maximumCount)
         var decoder = StreamingDecoder(tokenizer)
         var scanner = stopStrings
@@ -58,7 +59,7 @@ public struct TextGeneration: Sendable {
             if let found { outcome.end = .stop(found) }
             return found == nil
         }
-        let end = try tokens.run(model, prompt: promptTokens, attention: attention, on: device) { token in
+        let end = try tokens.run(model, prompt: promptTokens, over: ranks) { token in
             outcome.tokens.append(token)
             return try pass(decoder.append(token))
         }
@@ -70,6 +71,11 @@ public struct TextGeneration: Sendable {
             outcome.text += rest
         }
         return outcome
+    }
+
+    private func tokens(of prompt: String, _ communicator: any Communicator) throws -> [Int32] {
+        let own = communicator.rank == 0 ? [Tensor(try encoded(prompt), on: communicator.device)] : []
+        return try communicator.broadcast(Message(own), from: 0).tensors[0].values(Int32.self)
     }
 
     private func encoded(_ prompt: String) throws -> [Int32] {

@@ -73,10 +73,17 @@ public protocol AttentionProvider: Sendable {
     func unavailableReasons() -> [String]
     /// True for a backend that spreads one problem over ranks by means of a local one.
     var isDistributed: Bool { get }
+    /// True for a distributed backend whose queries every rank holds, as they are in decoding; whole sequences want one whose
+    /// queries are cut over the ranks like the keys.
+    var isForDecoding: Bool { get }
     /// - Parameters:
     ///   - local: the backend of each rank, for a distributed one.
     ///   - communicator: the ranks that share the sequence.
     func make(local: (any AttentionBackend)?, over communicator: (any Communicator)?) throws -> any AttentionBackend
+}
+
+extension AttentionProvider {
+    public var isForDecoding: Bool { false }
 }
 
 /// Makes a tokenizer from what the config says after its name ("gpt2:FOLDER").

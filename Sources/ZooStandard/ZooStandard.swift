@@ -6,6 +6,7 @@ import Llama
 import MPICommunicator
 import NeuralCore
 import RingAttention
+import TreeAttention
 import ZooCore
 
 /// The list of everything in the tree.
@@ -20,6 +21,7 @@ public enum ZooStandard {
         try zoo.attention.register("blas", BLASAttentionProvider())
         try zoo.attention.register("ring", RingAttentionProvider())
         try zoo.attention.register("gather", GatherAttentionProvider())
+        try zoo.attention.register("tree", TreeAttentionProvider())
 
         try zoo.links.register("threads", ThreadLinkProvider())
         try zoo.links.register("mpi", MPILinkProvider())

@@ -13,31 +13,46 @@ struct ForwardCommand: ParsableCommand {
         discussion: """
             Example: ringzoo forward --checkpoint model.h5 --tokens 1,2,3 --output logits.h5
 
-            Writes /tokens (int32 [1, T]) and /logits (float32 [1, T, V]), to compare with another program's numbers.
+            Writes /tokens (int32 [1, T]) and /logits (float32 [1, T, V]), to compare with another program's numbers. With --ranks N, \
+            or under mpirun, the tokens are cut over ranks, and rank 0 writes.
             """)
 
     @Option(help: "A checkpoint written by 'ringzoo train' or 'ringzoo checkpoint import'.") var checkpoint: String
     @Option(help: "Token ids, separated by commas.") var tokens: String
     @Option(help: "HDF5 file to write.") var output: String
-    @Option(help: "Attention backend; 'ringzoo backends' lists them.") var attention = "auto"
+    @OptionGroup var sequence: SequenceRankOptions
 
     func run() throws {
         let zoo = try ZooStandard.zoo()
         let stored = try StoredModel(checkpoint, in: zoo)
         let ids = try tokenIds(vocabulary: stored.blueprint.vocabularySize)
-        _ = try RankChoice(link: .auto, ranks: 1, in: zoo)
-        let choice = try AttentionChoice(backend: attention, local: "auto", ranks: 1, in: zoo)
-        for note in choice.notes { Terminal.note(note) }
-        let (row, logits) = try InProcessRanks.run(1, threads: Terminal.threads()) { communicator, device in
+        let group = try sequence.group(in: zoo)
+        let choice = try AttentionChoice(
+            backend: sequence.attention, local: sequence.attentionLocal, ranks: group.ranks, in: zoo)
+        for note in group.notes + choice.notes { Terminal.note(note) }
+        let layout = sequence.layout
+        let task = "forward \(checkpoint)\ntokens \(tokens)\n\(sequence.lines)"
+        let (row, logits) = try group.run(
+            as: RankIdentity(task: task), threads: Terminal.threads(), deadline: sequence.deadline
+        ) { communicator, device in
             let model = try stored.makeModel(on: device)
             let row = Tensor(ids, [1, ids.count], on: device)
+            let shards = (0..<communicator.size).map {
+                layout.positions(length: ids.count, rank: $0, size: communicator.size)
+            }
+            let own = shards[communicator.rank]
             let context = SequenceContext(
-                positions: .contiguous(count: ids.count), attention: try choice.make(over: communicator), on: device)
+                positions: own, attention: try choice.make(over: communicator), on: device)
             var none: KeyValueCache?
-            let logits = try model.logits(row, context, cache: &none).cast(to: .float32)
+            let logits = try model.logits(row.shard(axis: 1, at: own), context, cache: &none).cast(to: .float32)
             try device.ledger.checkFailure()
-            return (row, logits)
-        }[0]
+            // All to rank 0, which writes.
+            let outgoing = shards.indices.map { Message($0 == 0 ? [logits] : []) }
+            let parts = try communicator.allToAll(outgoing)
+            if communicator.rank != 0 { return (row, logits) }
+            return (row, .unshard(zip(parts, shards).map { ($0.tensors[0], $1) }, axis: 1))
+        }
+        if !group.holdsFirstRank { return }
         try HDF5File.write(output, tensors: [source("tokens", row), source("logits", logits)])
         Terminal.note("wrote \(output): /tokens \(row.shape), /logits \(logits.shape)")
     }

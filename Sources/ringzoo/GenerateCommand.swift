@@ -15,7 +15,10 @@ struct GenerateCommand: ParsableCommand {
 
             The new text, and nothing else, goes to standard output as it is made. The same seed, options and prompt give the \
             same text. With --json there is one object at the end: prompt, text, tokens, promptTokens, end (maximumCount, \
-            endToken or stop), stop, seed, seconds, tokensPerSecond.
+            endToken or stop), stop, seed, ranks, peakBytes (working memory of rank 0), seconds, tokensPerSecond.
+
+            With --ranks N the text's keys and values are spread over N ranks: the prompt goes through the ring, and one message a \
+            layer joins the ranks' attention for each new token. Under mpirun ranks are processes; rank 0 reads the prompt and writes.
             """)
 
     @Option(help: "A checkpoint written by 'ringzoo train' or 'ringzoo checkpoint import'.") var checkpoint: String
@@ -29,42 +32,54 @@ struct GenerateCommand: ParsableCommand {
     @Option(help: "Another seed gives another text.") var seed: UInt64 = 1
     @Option(help: "End before this text. May be repeated.") var stop: [String] = []
     @Option(help: "NAME[:PATH] in place of the checkpoint's own: bytes, gpt2:FOLDER.") var tokenizer: String?
-    @Option(help: "Attention backend; 'ringzoo backends' lists them.") var attention = "auto"
-    @Option(help: "Only 1 works in this version.") var ranks = 1
+    @OptionGroup var sequence: SequenceRankOptions
     @Flag(help: "Print one JSON object and nothing else.") var json = false
 
     func run() throws {
-        if ranks != 1 {
-            throw RingZooError(
-                .usage, "--ranks is \(ranks), but the key/value cache cannot be spread over ranks in this version",
-                tried: ["--ranks 1 would work; 'ringzoo train' and 'ringzoo evaluate' take more"])
-        }
-        let text = try promptText()
-        let sampler = try Sampler(temperature: temperature, topK: topK, topP: topP, minP: minP, seed: seed)
         let zoo = try ZooStandard.zoo()
+        let group = try sequence.group(in: zoo)
+        // Standard input and the prompt's file are rank 0's.
+        let text = group.holdsFirstRank ? try promptText() : ""
+        let sampler = try Sampler(temperature: temperature, topK: topK, topP: topP, minP: minP, seed: seed)
         let stored = try StoredModel(checkpoint, in: zoo)
         let generation = try TextGeneration(
             TokenGeneration(sampler, maximumCount: maxTokens), tokenizer: tokenizer(of: stored, in: zoo), stops: stop)
-        // Refuses to say the same several times where mpirun started several processes.
-        _ = try RankChoice(link: .auto, ranks: 1, in: zoo)
-        let choice = try AttentionChoice(backend: attention, local: "auto", ranks: 1, in: zoo)
-        for note in choice.notes { Terminal.note(note) }
+        let choice = try GenerationChoice(
+            backend: sequence.attention, local: sequence.attentionLocal, ranks: group.ranks, in: zoo)
+        for note in group.notes + choice.attention.notes { Terminal.note(note) }
 
-        let json = json
+        let (json, layout) = (json, sequence.layout)
         let start = Date()
-        let outcome = try InProcessRanks.run(1, threads: Terminal.threads()) { communicator, device in
+        let (outcome, peak) = try group.run(
+            as: RankIdentity(task: task), threads: Terminal.threads(), deadline: sequence.deadline
+        ) { communicator, device in
             let model = try stored.makeModel(on: device)
-            return try generation.run(
-                model, prompt: text, attention: try choice.make(over: communicator), on: device
-            ) { piece in if !json { Output.write(piece) } }
-        }[0]
-        try report(outcome, prompt: text, seconds: Date().timeIntervalSince(start))
+            let ranks = try choice.makeRanks(over: communicator, layout: layout)
+            let outcome = try generation.run(model, prompt: text, over: ranks) { piece in
+                if !json && communicator.rank == 0 { Output.write(piece) }
+            }
+            return (outcome, device.ledger.peak())
+        }
+        if !group.holdsFirstRank { return }
+        let seconds = Date().timeIntervalSince(start)
+        try report(outcome, prompt: text, group, peakBytes: peak, seconds: seconds)
         let length = outcome.promptCount + outcome.tokens.count
         if length > stored.blueprint.context {
             Terminal.note(
                 "note: \(grouped(length)) tokens are more than the \(grouped(stored.blueprint.context)) the model was made for"
             )
         }
+    }
+
+    /// Everything but the prompt that the text depends on.
+    private var task: String {
+        """
+        generate \(checkpoint)
+        tokenizer \(tokenizer ?? "own")
+        tokens \(maxTokens), stops \(stop)
+        sampler \(temperature) \(topK ?? 0) \(topP) \(minP) \(seed)
+        \(sequence.lines)
+        """
     }
 
     private func promptText() throws -> String {
@@ -104,13 +119,15 @@ struct GenerateCommand: ParsableCommand {
             tried: ["--tokenizer NAME[:PATH] would work; known: \(zoo.tokenizers.names.joined(separator: ", "))"])
     }
 
-    private func report(_ outcome: TextGeneration.Outcome, prompt: String, seconds: Double) throws {
+    private func report(
+        _ outcome: TextGeneration.Outcome, prompt: String, _ group: RankChoice, peakBytes: Int, seconds: Double
+    ) throws {
         let rate = Double(outcome.tokens.count) / max(seconds, 1e-9)
         if json {
             var object: [String: Any] = [
                 "prompt": prompt, "text": outcome.text, "tokens": outcome.tokens.map(Int.init),
-                "promptTokens": outcome.promptCount, "stop": NSNull(), "seed": seed, "seconds": seconds,
-                "tokensPerSecond": rate,
+                "promptTokens": outcome.promptCount, "stop": NSNull(), "seed": seed, "ranks": group.ranks,
+                "peakBytes": peakBytes, "seconds": seconds, "tokensPerSecond": rate,
             ]
             switch outcome.end {
             case .maximumCount: object["end"] = "maximumCount"
@@ -119,8 +136,9 @@ struct GenerateCommand: ParsableCommand {
             }
             return try Output.json(object)
         }
-        // The text has no newline of its own to end with; a prompt of the shell should not follow on the same line.
-        if isatty(STDOUT_FILENO) == 1 { Output.write("\n") }
+        // The text has no newline of its own to end with; a prompt of the shell should not follow on the same line. (mpirun gives its
+        // processes a terminal, whatever its own output is.)
+        if isatty(STDOUT_FILENO) == 1 && group.link.isInProcess { Output.write("\n") }
         Terminal.note(
             "\(grouped(outcome.promptCount)) tokens of prompt, \(grouped(outcome.tokens.count)) new ones in \(Terminal.duration(seconds)) (\(Terminal.number(rate, 1)) tokens/s)"
         )

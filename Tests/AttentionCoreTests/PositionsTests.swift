@@ -31,6 +31,46 @@ import Testing
         #expect(empty.smallest == nil && empty.largest == nil && empty.indices.isEmpty)
     }
 
+    @Test func rowsAndShiftsAreThoseOfTheIndices() {
+        var draw = Draw(seed: 2)
+        for _ in 0..<200 {
+            let positions = Positions(
+                runs: (0..<draw(0...4)).map { _ in
+                    .init(start: draw(0...50), count: draw(0...6), stride: draw(1...5))
+                })
+            let end = draw(0...positions.count)
+            let range = draw(0...end)..<end
+            #expect(positions.rows(range).indices == Array(positions.indices[range]))
+            #expect(positions.shifted(by: 7).indices == positions.indices.map { $0 + 7 })
+        }
+    }
+
+    @Test func appendedRowsFollow() {
+        var draw = Draw(seed: 3)
+        for _ in 0..<500 {
+            func some() -> Positions {
+                Positions(
+                    runs: (0..<draw(0...3)).map { _ in
+                        .init(start: draw(0...20), count: draw(0...3), stride: draw(1...4))
+                    })
+            }
+            let (first, second) = (some(), some())
+            var both = first
+            both.append(second)
+            #expect(both.indices == first.indices + second.indices)
+        }
+    }
+
+    /// Every third token of 300, as a rank of three gets them in decoding, after a piece of a prompt.
+    @Test func whatGrowsTokenByTokenStaysFewRuns() {
+        var positions = Positions.contiguous(from: 100, count: 50)
+        for token in stride(from: 301, to: 600, by: 3) { positions.append(.contiguous(from: token, count: 1)) }
+        #expect(positions.runs == [.init(start: 100, count: 50), .init(start: 301, count: 100, stride: 3)])
+        var whole = Positions(runs: [])
+        for token in 0..<40 { whole.append(.contiguous(from: token, count: 1)) }
+        #expect(whole == .contiguous(count: 40))
+    }
+
     @Test func codingKeepsThem() throws {
         let positions = Positions(runs: [.init(start: 7, count: 3), .init(start: 1, count: 2, stride: 4)])
         let data = try JSONEncoder().encode(positions)

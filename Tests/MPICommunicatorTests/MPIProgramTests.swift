@@ -131,6 +131,67 @@ struct MPIProgramTests {
         }
     }
 
+    /// A checkpoint of a short run.
+    func checkpoint() throws -> String {
+        let run = try alone("train", config("run", ranks: 1), "--set", "run.stopAfter=4")
+        #expect(run.code == 0, "\(run.output)")
+        return folder / "run/checkpoints/step-00000004.h5"
+    }
+
+    /// The one line of JSON among what a job said.
+    func json(_ job: MPIJob.Result) throws -> [String: Any] {
+        #expect(job.code == 0, "\(job.output)")
+        let lines = job.output.split(separator: "\n").filter { $0.hasPrefix("{") }
+        #expect(lines.count == 1, "\(job.output)")
+        let object = try JSONSerialization.jsonObject(with: Data((lines.first ?? "{}").utf8))
+        return object as? [String: Any] ?? [:]
+    }
+
+    @Test(arguments: MPIJob.Launcher.found)
+    func processesGenerateLikeOne(_ launcher: MPIJob.Launcher) throws {
+        let prompt = ["--prompt", "The harbour lies still", "--max-tokens", "40", "--seed", "7"]
+        let generate = ["generate", "--checkpoint", try checkpoint()] + prompt
+        let one = try json(MPIJob(program: MPIJob.program("ringzoo"), generate + ["--json"]).finish())
+        let two = try json(MPIJob.run(launcher, 2, "ringzoo", generate + ["--json"]))
+        #expect(two["ranks"] as? Int == 2)
+        #expect((two["tokens"] as? [Int])?.count == 40 && two["tokens"] as? [Int] == one["tokens"] as? [Int])
+        // The text itself: once, from rank 0.
+        let plain = try MPIJob.run(launcher, 2, "ringzoo", generate)
+        let text = try #require(one["text"] as? String)
+        #expect(plain.code == 0 && plain.output.components(separatedBy: text).count == 2, "\(plain.output)")
+    }
+
+    @Test func processesComputeLogitsLikeThreads() throws {
+        let checkpoint = try checkpoint()
+        func logits(_ job: MPIJob.Result, _ file: String) throws -> [UInt8] {
+            #expect(job.code == 0, "\(job.output)")
+            return try HDF5File.readForeign(folder / file).bytes(of: "logits").withUnsafeBytes { Array($0) }
+        }
+        func arguments(_ file: String) -> [String] {
+            ["forward", "--checkpoint", checkpoint, "--tokens", "1,2,3,4,5,6,7", "--output", folder / file]
+        }
+        let processes = try logits(MPIJob.run(.openMPI, 3, "ringzoo", arguments("mpi.h5")), "mpi.h5")
+        let alone = try MPIJob(program: MPIJob.program("ringzoo"), arguments("threads.h5") + ["--ranks", "3"]).finish()
+        #expect(try processes == logits(alone, "threads.h5"))
+    }
+
+    /// A rank that is stopped or killed in the middle of a text.
+    @Test(arguments: [SIGSTOP, SIGKILL])
+    func aLostRankEndsTheText(_ signal: Int32) throws {
+        let endless = [
+            "generate", "--checkpoint", try checkpoint(), "--prompt", "a", "--max-tokens", "10000000",
+            "--deadline", "2",
+        ]
+        let job = try MPIJob(
+            .openMPI, MPIJob.Launcher.openMPI.arguments(3) + [MPIJob.program("ringzoo")] + endless)
+        while job.isRunning && job.output.utf8.count < 1_000 { sched_yield() }
+        kill(try #require(job.processIdentifier(ofRank: 1)), signal)
+        let end = job.finish(limit: 30)
+        #expect(end.code == (signal == SIGSTOP ? 75 : 128 + SIGKILL), "\(end.output)")
+        let words = signal == SIGSTOP ? "lost rank 1" : "process rank 1"
+        #expect(end.output.contains(words), "\(end.output)")
+    }
+
     @Test func theMeshMustHaveAsManyRanksAsWereStarted() throws {
         let job = try MPIJob.run(.openMPI, 3, "ringzoo", ["train", config("run", ranks: 2)])
         #expect(job.code == 78, "\(job.output)")

@@ -24,7 +24,7 @@ private struct MeanModel: LanguageModel {
         calls.record(tokens.shape[1])
         let x_BTM = embedding.gather(tokens)
         var seen = x_BTM.expanded(axis: 1)  // [B, 1, C, M]
-        if cache != nil { seen = cache!.append(seen, seen, layer: 0).keys }
+        if cache != nil { seen = cache!.append(seen, seen, layer: 0, context).keys }
         let count = seen.shape[2]
         let rows = context.positions.indices.flatMap { i in
             (0..<count).map { $0 <= i ? 1 / Float(i + 1) : 0 }
@@ -69,7 +69,7 @@ struct NoAttention: AttentionBackend {
     ) throws -> (tokens: [Int32], end: TokenGeneration.End) {
         var tokens: [Int32] = []
         let end = try generation.run(
-            model, prompt: prompt ?? self.prompt, attention: NoAttention(), on: model.embedding.device
+            model, prompt: prompt ?? self.prompt, over: .one(NoAttention(), on: model.embedding.device)
         ) { token in
             tokens.append(token)
             return wanted(token)

@@ -38,6 +38,33 @@ import Testing
         }
     }
 
+    /// Tokens cut over ranks, more ranks than tokens included.
+    @Test func ranksWriteTheSameLogits() throws {
+        let folder = try TemporaryFolder()
+        try writeCheckpoint(folder / "model.h5")
+        func logits(_ tokens: String, _ options: String...) throws -> [Double] {
+            let arguments = ["forward", "--checkpoint", "model.h5", "--tokens", tokens, "--output", "o.h5"] + options
+            let result = try Tool.run(arguments, in: folder)
+            #expect(result.code == 0, "\(options): \(result.errors)")
+            let file = try HDF5File.readForeign(folder / "o.h5")
+            #expect(try doubles("tokens", of: file).count == tokens.split(separator: ",").count)
+            return try doubles("logits", of: file)
+        }
+        for tokens in ["7", "1,200,3", (0..<21).map { "\($0 * 11)" }.joined(separator: ",")] {
+            let one = try logits(tokens)
+            let largest = one.map(abs).max()!
+            for (ranks, layout) in [("2", "contiguous"), ("3", "striped"), ("5", "zigzag")] {
+                let found = try logits(tokens, "--ranks", ranks, "--layout", layout)
+                #expect(found.count == one.count)
+                let worst = zip(found, one).reduce(0) { max($0, abs($1.0 - $1.1)) }
+                #expect(worst <= 1e-5 * largest, "\(ranks) ranks, \(layout), tokens \(tokens): \(worst) of \(largest)")
+            }
+        }
+        try Tool.fail(
+            78, ["which is for decoding", "ring would work"], "forward", "--checkpoint", "model.h5", "--tokens", "1,2",
+            "--output", "t.h5", "--ranks", "2", "--attention", "tree", in: folder)
+    }
+
     @Test func wrongTokensAreNamed() throws {
         let folder = try TemporaryFolder()
         try writeCheckpoint(folder / "model.h5")

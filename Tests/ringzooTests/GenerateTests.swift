@@ -89,6 +89,29 @@ import ZooStandard
         #expect(first.code == 0 && first.output == second.output, "\(first.errors) \(second.errors)")
     }
 
+    /// Keys and values spread over ranks: the same text, greedy or drawn, in any layout, over any local backend.
+    @Test func ranksWriteTheSameText() throws {
+        let folder = try withCheckpoint()
+        let prompt = ["--prompt", "The sea and the harbour", "--max-tokens", "40", "--seed", "7"]
+        func text(_ options: String...) throws -> Data {
+            let result = try Tool.run(["generate", "--checkpoint", "model.h5"] + prompt + options, in: folder)
+            #expect(result.code == 0, "\(options): \(result.errors)")
+            return result.output
+        }
+        let (drawn, greedy) = (try text(), try text("--temperature", "0"))
+        #expect(drawn != greedy)
+        #expect(try text("--ranks", "2") == drawn)
+        #expect(try text("--ranks", "3", "--layout", "striped", "--attention", "gather") == drawn)
+        #expect(try text("--ranks", "4", "--attention-local", "blas", "--temperature", "0") == greedy)
+        let stop = String(String(decoding: drawn, as: UTF8.self).unicodeScalars.filter(\.isASCII).dropFirst(3).first!)
+        #expect(try text("--ranks", "3", "--stop", stop) == text("--stop", stop))
+
+        let options = ["generate", "--checkpoint", "model.h5", "--json", "--ranks", "3"] + prompt
+        let json = try Tool.run(options, in: folder).json()
+        #expect(json["ranks"] as? Int == 3 && (json["peakBytes"] as? Int ?? 0) > 0)
+        #expect((json["text"] as? String)?.utf8.elementsEqual(drawn) == true)
+    }
+
     @Test func wrongUseIsNamed() throws {
         let folder = try withCheckpoint()
         let model = ["--checkpoint", "model.h5"]
@@ -96,7 +119,6 @@ import ZooStandard
             let result = try Tool.run(["generate"] + arguments, in: folder)
             #expect(result.code == code && result.errors.contains(word) && result.text == "", "\(result)")
         }
-        try fail(64, "cannot be spread over ranks", model + ["--prompt", "x", "--ranks", "2"])
         try fail(64, "there is no prompt", model)
         try fail(64, "both there", model + ["--prompt", "x", "--prompt-file", "y"])
         try fail(64, "the prompt is empty", model + ["--prompt", ""])
@@ -109,6 +131,10 @@ import ZooStandard
         try fail(66, "nowhere.h5", ["--checkpoint", "nowhere.h5", "--prompt", "x"])
         try fail(78, "gtp2", model + ["--prompt", "x", "--tokenizer", "gtp2"])
         try fail(78, "nix", model + ["--prompt", "x", "--attention", "nix"])
+        try fail(64, "--ranks is 0", model + ["--prompt", "x", "--ranks", "0"])
+        try fail(64, "--deadline is 0", model + ["--prompt", "x", "--ranks", "2", "--deadline", "0"])
+        try fail(78, "which is for decoding", model + ["--prompt", "x", "--ranks", "2", "--attention", "tree"])
+        try fail(78, "2 ranks share the sequence", model + ["--prompt", "x", "--ranks", "2", "--attention", "cpu"])
         try writeCheckpoint(folder / "small.h5", vocabulary: 96, tokenizer: nil)
         try fail(64, "holds no tokenizer", ["--checkpoint", "small.h5", "--prompt", "x"])
         try fail(
@@ -127,7 +153,7 @@ import ZooStandard
             func open(_ model: some LanguageModel) throws -> TextGeneration.Outcome {
                 let tokens = TokenGeneration(try Sampler(seed: 5), maximumCount: 400)
                 return try TextGeneration(tokens, tokenizer: tokenizer).run(
-                    model, prompt: prompt, attention: attention, on: device
+                    model, prompt: prompt, over: .one(attention, on: device)
                 ) { _ in }
             }
             return try open(model)

@@ -1,7 +1,8 @@
-import AttentionCore
+import DistributedCore
 import TensorCore
 
-/// Continues a sequence of tokens with any language model: the prompt in pieces, then one token at a time against the cache.
+/// Continues a sequence of tokens with any language model, on any number of ranks: the prompt in pieces, then one token at a time
+/// against the cache.
 public struct TokenGeneration: Sendable {
     public var sampler: Sampler
     /// New tokens at most.
@@ -9,7 +10,7 @@ public struct TokenGeneration: Sendable {
     /// Tokens that end the text; they are not handed out.
     public var stopTokens: Set<Int32>
     public var precision: Precision
-    /// Prompt tokens that go through the model at a time: activations take memory for these, and not for the whole prompt.
+    /// Prompt tokens that go through the model on a rank at a time: activations take memory for these, and not for the whole prompt.
     public var prefillCount = 2048
 
     public init(
@@ -29,48 +30,50 @@ public struct TokenGeneration: Sendable {
         case receiver
     }
 
-    /// Hands out new tokens one by one; the receiver answers whether it wants more.
+    /// Hands out new tokens one by one; the receiver answers whether it wants more, the same on every rank.
     ///
-    /// Memory: keys and values of all tokens so far (up to twice that: room is doubled), and activations of `prefillCount` tokens.
+    /// A token is drawn on one rank and told to the others. (All could draw it; but the logits of processors with other kernels differ
+    /// in their last bits, and a text that goes two ways would do so in silence. It is one message for all layers'.)
+    ///
+    /// Memory of a rank: keys and values of its share of all tokens, and activations of `prefillCount` tokens.
     /// - Throws: `.usage` for an empty prompt or a token outside the vocabulary; what the model, the sampler and the receiver throw.
     public func run(
-        _ model: some LanguageModel, prompt: [Int32], attention: any AttentionBackend, on device: any Device,
-        _ receive: (Int32) throws -> Bool
+        _ model: some LanguageModel, prompt: [Int32], over ranks: GenerationRanks, _ receive: (Int32) throws -> Bool
     ) throws -> End {
         try check(prompt, vocabulary: model.vocabularySize)
         if maximumCount == 0 { return .maximumCount }
-        var cache: KeyValueCache? = KeyValueCache()
-        var position = 0
-        func context(_ count: Int) -> SequenceContext {
-            SequenceContext(
-                positions: .contiguous(from: position, count: count), attention: attention, precision: precision,
-                on: device)
-        }
-        func logits(_ tokens: ArraySlice<Int32>) throws -> [Double] {
-            let row = Tensor(Array(tokens), [1, tokens.count], on: device)
-            let last = try model.lastLogits(row, context(tokens.count), cache: &cache)
-            try device.ledger.checkFailure()
-            position += tokens.count
-            return last.doubles
+        let pieces = pieces(of: prompt, ranks: ranks.communicator.size)
+        var text = ShardedSequence(model, over: ranks, precision: precision, room: room(for: pieces, ranks))
+        func draw(_ states: Tensor?) throws -> Int32 {
+            let token = try states.map { try sampler.sample(model.lastLogits(of: $0).doubles, position: text.count) }
+            let message = Message([], integers: token.map { [Int($0)] } ?? [])
+            return Int32(try ranks.communicator.broadcast(message, from: text.speaker).integers[0])
         }
 
-        var rest = prompt[...]
-        while rest.count > prefillCount {
-            let piece = Array(rest.prefix(prefillCount))
-            // No logits: the head would be computed for nothing.
-            _ = try model.hidden(Tensor(piece, [1, piece.count], on: device), context(piece.count), cache: &cache)
-            try device.ledger.checkFailure()
-            position += piece.count
-            rest = rest.dropFirst(piece.count)
-        }
+        var states: Tensor?
+        for piece in pieces { states = try text.prefill(piece) }
         for count in 1... {
-            let token = try sampler.sample(logits(rest), position: position)
+            let token = try draw(states)
             if stopTokens.contains(token) { return .stopToken(token) }
             if try !receive(token) { return .receiver }
             if count == maximumCount { break }
-            rest = [token]
+            states = try text.decode(token)
         }
         return .maximumCount
+    }
+
+    private func pieces(of prompt: [Int32], ranks: Int) -> [ArraySlice<Int32>] {
+        let length = prefillCount * ranks
+        return stride(from: 0, to: prompt.count, by: length).map { prompt[$0..<min($0 + length, prompt.count)] }
+    }
+
+    /// Tokens that this rank will keep, no more new ones counted than are likely to come.
+    private func room(for pieces: [ArraySlice<Int32>], _ ranks: GenerationRanks) -> Int {
+        let (rank, size) = (ranks.communicator.rank, ranks.communicator.size)
+        let ofPrompt = pieces.reduce(0) { sum, piece in
+            sum + ranks.layout.positions(length: piece.count, rank: rank, size: size).count
+        }
+        return ofPrompt + min(maximumCount, prefillCount) / size + 1
     }
 
     private func check(_ prompt: [Int32], vocabulary: Int) throws {

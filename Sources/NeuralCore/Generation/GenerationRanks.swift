@@ -1,0 +1,29 @@
+import AttentionCore
+import DistributedCore
+import TensorCore
+
+/// The ranks that continue a text together: each has the whole model and a part of the keys and values.
+public struct GenerationRanks: Sendable {
+    public let communicator: any Communicator
+    /// For the prompt, whose tokens are cut over the ranks.
+    public let prefill: any AttentionBackend
+    /// For new tokens, which every rank has, against keys that are cut over the ranks.
+    public let decode: any AttentionBackend
+    /// How a piece of the prompt is cut.
+    public let layout: SequenceLayout
+
+    public init(
+        _ communicator: any Communicator, prefill: any AttentionBackend, decode: any AttentionBackend,
+        layout: SequenceLayout = .zigzag
+    ) {
+        self.communicator = communicator
+        self.prefill = prefill
+        self.decode = decode
+        self.layout = layout
+    }
+
+    /// One rank, which keeps everything itself.
+    public static func one(_ attention: any AttentionBackend, on device: any Device) -> GenerationRanks {
+        GenerationRanks(InProcessRanks.alone(on: device), prefill: attention, decode: attention)
+    }
+}
