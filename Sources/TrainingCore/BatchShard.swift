@@ -12,9 +12,13 @@ struct BatchShard {
     let positions: Positions
     private let rotaryPositions: Tensor
     private let documents: Tensor?
+    private let shards: [SequenceShard]
 
-    init(_ batch: Batch, layout: SequenceLayout, communicator: any Communicator, on device: any Device) {
-        let own = layout.positions(length: batch.context, rank: communicator.rank, size: communicator.size)
+    init(
+        _ batch: Batch, layout: SequenceLayout, shares: [Int]?, communicator: any Communicator, on device: any Device
+    ) {
+        let all = layout.shards(length: batch.context, size: communicator.size, shares: shares)
+        let own = all[communicator.rank]
         let columns = own.indices
         positions = own
         func part(_ values: [Int32], rows: Int) -> Tensor {
@@ -35,14 +39,18 @@ struct BatchShard {
         targets = part(batch.targets, rows: batch.rows)
         rotaryPositions = sharedPart(batch.positions)
         // Judged on the whole batch, so that every rank decides alike.
-        documents = batch.documents.allSatisfy { $0 == 0 } ? nil : sharedPart(batch.documents)
+        let isPacked = !batch.documents.allSatisfy { $0 == 0 }
+        documents = isPacked ? sharedPart(batch.documents) : nil
+        shards = SequenceShard.all(all, documents: isPacked ? batch.documents : nil, length: batch.context)
     }
 
     func context(
         _ attention: any AttentionBackend, _ precision: Precision, _ memory: SequenceContext.MemoryPlan
     ) -> SequenceContext {
-        SequenceContext(
+        var context = SequenceContext(
             positions: positions, rotaryPositions: rotaryPositions, documents: documents, attention: attention,
             precision: precision, memory: memory, on: tokens.device)
+        context.shards = shards
+        return context
     }
 }

@@ -9,16 +9,19 @@ import TensorCore
 public struct Evaluator: Sendable {
     /// How the sequence is cut over the ranks.
     public var layout: SequenceLayout
+    /// The ranks' parts of it in relation to each other; nil for equal parts.
+    public var shares: [Int]?
     public var precision: Precision
     public var memory: SequenceContext.MemoryPlan
     private let attention: any AttentionBackend
     private let communicator: any Communicator
 
     public init(
-        layout: SequenceLayout, precision: Precision, memory: SequenceContext.MemoryPlan,
+        layout: SequenceLayout, shares: [Int]? = nil, precision: Precision, memory: SequenceContext.MemoryPlan,
         attention: any AttentionBackend, communicator: any Communicator
     ) {
         self.layout = layout
+        self.shares = shares
         self.precision = precision
         self.memory = memory
         self.attention = attention
@@ -34,7 +37,8 @@ public struct Evaluator: Sendable {
     ) throws -> (loss: Double, targets: Int) {
         var (lossSum, targets) = (0.0, 0)
         for batch in batches {
-            let shard = BatchShard(batch, layout: layout, communicator: communicator, on: communicator.device)
+            let shard = BatchShard(
+                batch, layout: layout, shares: shares, communicator: communicator, on: communicator.device)
             let context = shard.context(attention, precision, memory)
             lossSum += try model.loss(shard.tokens, targets: shard.targets, context).item
             targets += batch.targetCount

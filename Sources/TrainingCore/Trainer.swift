@@ -62,7 +62,8 @@ public struct Trainer<Model: LanguageModel>: Sendable {
             let batch = loader.next()
             targets += batch.targetCount
             tokens += batch.tokens.count
-            let shard = BatchShard(batch, layout: plan.layout, communicator: communicator, on: device)
+            let shard = BatchShard(
+                batch, layout: plan.layout, shares: plan.shares, communicator: communicator, on: device)
             let context = shard.context(attention, plan.precision, plan.memory)
             let (loss, gradient) = try valueAndGradient(at: model) { model in
                 try model.loss(shard.tokens, targets: shard.targets, context)
@@ -112,8 +113,8 @@ public struct Trainer<Model: LanguageModel>: Sendable {
     /// Mean loss per target over validation batches, the same on every rank.
     public func evaluate(_ batches: some Sequence<Batch>) throws -> (loss: Double, targets: Int) {
         let evaluator = Evaluator(
-            layout: plan.layout, precision: plan.precision, memory: plan.memory, attention: attention,
-            communicator: communicator)
+            layout: plan.layout, shares: plan.shares, precision: plan.precision, memory: plan.memory,
+            attention: attention, communicator: communicator)
         return try evaluator.evaluate(model, batches)
     }
 }

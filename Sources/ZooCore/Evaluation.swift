@@ -101,7 +101,7 @@ public struct Evaluation: Sendable {
         _ model: some LanguageModel, over communicator: any Communicator, _ observe: (Int) throws -> Void
     ) throws -> Outcome {
         let evaluator = Evaluator(
-            layout: run.plan.layout, precision: run.plan.precision, memory: run.plan.memory,
+            layout: run.plan.layout, shares: run.plan.shares, precision: run.plan.precision, memory: run.plan.memory,
             attention: try run.attention.make(over: communicator), communicator: communicator)
         let batches = run.dataset.evaluationBatches(rowsPerBatch: run.config.data.batch, limit: limit)
         var outcome = Outcome(

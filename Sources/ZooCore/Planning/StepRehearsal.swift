@@ -19,6 +19,8 @@ public struct StepRehearsal: Sendable, Hashable {
         public var ranks = 1
         public var rank = 0
         public var layout = SequenceLayout.zigzag
+        /// The ranks' parts of the sequence in relation to each other; nil for equal parts.
+        public var shares: [Int]?
         public var precision = NeuralCore.Precision.float32
         public var memory = SequenceContext.MemoryPlan()
 
@@ -31,6 +33,7 @@ public struct StepRehearsal: Sendable, Hashable {
             accumulate = run.plan.accumulate
             ranks = run.config.parallel.sequence
             layout = run.plan.layout
+            shares = run.plan.shares
             precision = run.plan.precision
             memory = run.plan.memory
         }
@@ -61,12 +64,13 @@ public struct StepRehearsal: Sendable, Hashable {
     ) throws {
         let device = RehearsalDevice(speed: speed, workers: workers)
         let ranks = RehearsalCommunicator(
-            rank: setting.rank, size: setting.ranks, length: setting.context, layout: setting.layout, link: link,
-            on: device)
+            rank: setting.rank, size: setting.ranks, length: setting.context, layout: setting.layout,
+            shares: setting.shares, link: link, on: device)
         var plan = TrainingPlan(
             steps: 2, schedule: try Schedule(.constant, rate: 1e-3, finalRate: 0, warmup: 0, steps: 2))
         plan.accumulate = setting.accumulate
         plan.layout = setting.layout
+        plan.shares = setting.shares
         plan.precision = setting.precision
         plan.memory = setting.memory
         let backend = try attention(ranks)
