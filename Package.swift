@@ -72,12 +72,18 @@ let package = Package(
         plugin("BLASAttention", ["ZooCore", "BlockwiseAttention", "CAttentionKernels", "COpenBLAS"]),
         plugin("RingAttention", ["ZooCore"]),
         plugin("GatherAttention", ["ZooCore"]),
+        plugin("UlyssesAttention", ["ZooCore"]),
+        plugin("MeshAttention", ["ZooCore"]),
         plugin("MPICommunicator", ["ZooCore", "CMPIShim"]),
         model("Llama", ["ZooCore"]),
 
         core(
             "ZooStandard",
-            ["CPUAttention", "BLASAttention", "RingAttention", "GatherAttention", "MPICommunicator", "Llama"]),
+            [
+                "CPUAttention", "BLASAttention", "RingAttention", "GatherAttention", "UlyssesAttention",
+                "MeshAttention",
+                "MPICommunicator", "Llama",
+            ]),
         .executableTarget(
             name: "ringzoo",
             dependencies: ["ZooStandard", "MPICommunicator", "BlockwiseAttention", "CVersion", argumentParser],
@@ -101,8 +107,12 @@ let package = Package(
         tests(of: "CAttentionKernels", ["CTensorKernels", "ConformanceKit"]),
         tests(of: "CPUAttention", ["ConformanceKit"]),
         tests(of: "BLASAttention", ["ConformanceKit"]),
-        tests(of: "RingAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
-        tests(of: "GatherAttention", ["ConformanceKit", "CPUAttention"]),
+        tests(
+            of: "RingAttention",
+            ["ConformanceKit", "CPUAttention", "BLASAttention", "GatherAttention", "UlyssesAttention", "MeshAttention"]),
+        tests(of: "GatherAttention", ["CPUAttention"]),
+        tests(of: "UlyssesAttention", ["ConformanceKit", "CPUAttention"]),
+        tests(of: "MeshAttention", ["ConformanceKit", "CPUAttention", "RingAttention", "UlyssesAttention"]),
         tests(of: "MPICommunicator", ["ConformanceKit", "CheckpointCore", "mpi-ranks", "ringzoo"]),
         tests(of: "Llama", ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TrainingCore"]),
         tests(of: "ringzoo", ["ConformanceKit", "ZooStandard"]),
