@@ -16,6 +16,8 @@ import ZooCore
         ["attention.backend=ring", "parallel.sequence=4", "attention.layout=contiguous", "memory.rematerialise=block"],
         ["attention.backend=ring", "parallel.sequence=3", "attention.layout=striped", "data.context=97"],
         ["attention.backend=ring", "parallel.sequence=5", "attention.layout=zigzag", "precision=bf16"],
+        ["attention.backend=ring", "parallel.sequence=3", "parallel.shares=[3, 1, 2]", "data.context=97"],
+        ["attention.backend=ulysses", "parallel.sequence=2", "data.context=97"],
     ]
     /// No test asks for the time.
     private static let speed = DeviceSpeed(products: 1e12, attention: 1e12, memory: 1e11, launch: 1e-6)
