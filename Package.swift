@@ -73,12 +73,18 @@ let package = Package(
         plugin("RingAttention", ["ZooCore"]),
         plugin("GatherAttention", ["ZooCore"]),
         plugin("TreeAttention", ["ZooCore"]),
+        plugin("UlyssesAttention", ["ZooCore"]),
+        plugin("MeshAttention", ["ZooCore"]),
         plugin("MPICommunicator", ["ZooCore", "CMPIShim"]),
         model("Llama", ["ZooCore"]),
 
         core(
             "ZooStandard",
-            ["CPUAttention", "BLASAttention", "RingAttention", "GatherAttention", "TreeAttention", "MPICommunicator", "Llama"]),
+            [
+                "CPUAttention", "BLASAttention", "RingAttention", "GatherAttention", "UlyssesAttention",
+                "MeshAttention",
+                "TreeAttention", "MPICommunicator", "Llama",
+            ]),
         .executableTarget(
             name: "ringzoo",
             dependencies: ["ZooStandard", "MPICommunicator", "BlockwiseAttention", "CVersion", argumentParser],
@@ -102,11 +108,17 @@ let package = Package(
         tests(of: "CAttentionKernels", ["CTensorKernels", "ConformanceKit"]),
         tests(of: "CPUAttention", ["ConformanceKit"]),
         tests(of: "BLASAttention", ["ConformanceKit"]),
-        tests(of: "RingAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
-        tests(of: "GatherAttention", ["ConformanceKit", "CPUAttention"]),
+        tests(
+            of: "RingAttention",
+            ["ConformanceKit", "CPUAttention", "BLASAttention", "GatherAttention", "UlyssesAttention", "MeshAttention"]),
+        tests(of: "GatherAttention", ["CPUAttention"]),
+        tests(of: "UlyssesAttention", ["ConformanceKit", "CPUAttention"]),
+        tests(of: "MeshAttention", ["ConformanceKit", "CPUAttention", "RingAttention", "UlyssesAttention"]),
         tests(of: "TreeAttention", ["ConformanceKit", "CPUAttention", "BLASAttention"]),
         tests(of: "MPICommunicator", ["ConformanceKit", "CheckpointCore", "mpi-ranks", "ringzoo"]),
-        tests(of: "Llama", ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TreeAttention", "TrainingCore"]),
+        tests(
+            of: "Llama",
+            ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TreeAttention", "TrainingCore"]),
         tests(of: "ringzoo", ["ConformanceKit", "ZooStandard"]),
     ],
     swiftLanguageModes: [.v6]

@@ -9,9 +9,14 @@ import TensorCore
 /// float32 and normalised once, so the error does not grow with the number of ranks. Positions, and the documents' key side, travel
 /// with their block: any layout, any split and any length is exact.
 ///
-/// Itself an `AttentionBackend`; a model cannot tell. `problem` describes this rank's queries and keys by their global positions.
-/// Memory beyond inputs and outputs, whatever N: forward 2 key/value pairs (the block in use and the one arriving); backward 2
-/// pairs and 2 float32 dK/dV pairs (the one arriving and the one in use). Messages: N - 1 forward, 2N - 1 backward.
+/// Itself an `AttentionBackend`; a model cannot tell. `problem` describes this rank's queries and keys by their global positions. Where
+/// it also says what the other ranks hold (`AttentionProblem.shards`), a block stops at the last rank that can see one of its keys, and
+/// its gradients go straight home from there (`KeyRoute`).
+///
+/// Memory beyond inputs and results, whatever N: forward 2 key/value pairs (the block in use and the one arriving); backward 2
+/// pairs and 1 float32 dK/dV pair (the one arriving; the one in use is the result at the end), 2 where blocks stop early and
+/// the result is home before the last hop. Messages: N - 1 forward, 2N - 1 backward; where blocks stop early, those of the key blocks
+/// that are passed on, and backward twice as many and one for each block that comes home.
 public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
     public let local: Local
     public let communicator: any Communicator
@@ -29,14 +34,16 @@ public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
     public func forward(
         q: Tensor, k: Tensor, v: Tensor, into state: inout AttentionState, _ problem: AttentionProblem
     ) throws {
+        let route = KeyRoute(problem, over: communicator)
         var block = KeyBlock(k: k, v: v, problem)
-        for hop in 0..<communicator.size {
-            let next = hop + 1 < communicator.size ? try communicator.startRotate(block.message, hop: hop) : nil
+        for hop in 0..<route.hops {
+            let next = try communicator.startShift(
+                block.message, to: route.next(hop), from: route.previous(hop), hop: hop)
             let visible = problem.keyed(by: block.positions, documents: block.documents)
-            if !visible.isRuledOut {
+            if route.hasBlock(hop) && !visible.isRuledOut {
                 try local.forward(q: q, k: block.k, v: block.v, into: &state, visible)
             }
-            if let next { block = KeyBlock(try next.wait()) }
+            if let arrived = try next.wait() { block = KeyBlock(arrived) }
         }
     }
 
@@ -44,23 +51,28 @@ public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
         dOut: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
         into gradients: inout AttentionGradients, _ problem: AttentionProblem
     ) throws {
+        let route = KeyRoute(problem, over: communicator)
         var block = KeyBlock(k: k, v: v, problem)
-        var gradientHop: (any PendingRotation)?
-        for hop in 0..<communicator.size {
-            let next = hop + 1 < communicator.size ? try communicator.startRotate(block.message, hop: hop) : nil
-            // dK and dV of a block travel one hop behind it, and every rank adds its share.
-            if let sums = try gradientHop?.wait() { (gradients.k, gradients.v) = (sums.tensors[0], sums.tensors[1]) }
+        // dK and dV: of the block in hand, on their way behind it, and of this rank's own block, at home.
+        var onward, homeward: (any PendingShift)?
+        var home: Message?
+        for hop in 0..<route.hops {
+            let next = try communicator.startShift(
+                block.message, to: route.next(hop), from: route.previous(hop), hop: hop)
+            home = try homeward?.wait() ?? home
+            if let sums = try onward?.wait() { (gradients.k, gradients.v) = (sums.tensors[0], sums.tensors[1]) }
             let visible = problem.keyed(by: block.positions, documents: block.documents)
-            if !visible.isRuledOut {
+            if route.hasBlock(hop) && !visible.isRuledOut {
                 try local.backward(
                     dOut: dOut, q: q, k: block.k, v: block.v, lse: lse, delta: delta, into: &gradients, visible)
             }
-            if communicator.size > 1 {
-                gradientHop = try communicator.startRotate(Message([gradients.k, gradients.v]), hop: hop)
-            }
-            if let next { block = KeyBlock(try next.wait()) }
+            // They travel one hop behind their block, every rank adds its share, and the last one sends them home.
+            let sums = Message([gradients.k, gradients.v])
+            onward = try communicator.startShift(sums, to: route.next(hop), from: route.previous(hop), hop: hop)
+            homeward = try communicator.startShift(sums, to: route.owner(hop), from: route.end(hop), hop: hop)
+            if hop == 0 && route.staysHome { home = sums }
+            if let arrived = try next.wait() { block = KeyBlock(arrived) }
         }
-        // After N hops they are home.
-        if let sums = try gradientHop?.wait() { (gradients.k, gradients.v) = (sums.tensors[0], sums.tensors[1]) }
+        if let sums = try homeward?.wait() ?? home { (gradients.k, gradients.v) = (sums.tensors[0], sums.tensors[1]) }
     }
 }

@@ -114,6 +114,8 @@ public struct AttentionProblem: Sendable {
     public var keyHeads: Int
     /// D.
     public var headSize: Int
+    /// The number of query head 0 in the whole problem, where these are some heads of a larger one; dropout is keyed by it.
+    public var firstHead = 0
     public var scale: Double
     /// Element type of q, k, v.
     public var dtype: DType
@@ -122,6 +124,9 @@ public struct AttentionProblem: Sendable {
     /// Global positions of the key columns.
     public var keys: Positions
     public var mask: AttentionMask
+    /// What each rank holds that shares the sequence, in the order of ranks, queries and keys alike; nil where that is not known. All
+    /// ranks must be told the same: by it they agree, without asking, on which keys need not be sent to whom.
+    public var shards: [SequenceShard]?
 
     /// - Parameter scale: nil for 1 / sqrt(D).
     public init(
@@ -149,6 +154,18 @@ public struct AttentionProblem: Sendable {
         if let documents, let own = mask.documents {
             copy.mask.documents = AttentionMask.Documents(queries: own.queries, keys: documents)
         }
+        return copy
+    }
+
+    /// The same problem for the query heads of these key/value heads alone; what the mask has per head is cut with them.
+    public func cut(toKeyHeads range: Range<Int>) -> AttentionProblem {
+        let group = heads / keyHeads
+        let own = range.lowerBound * group..<range.upperBound * group
+        var copy = self
+        (copy.heads, copy.keyHeads, copy.firstHead) = (own.count, range.count, firstHead + own.lowerBound)
+        copy.mask.alibiSlopes = mask.alibiSlopes.map { Array($0[own]) }
+        copy.mask.sinks = mask.sinks?.slice(axis: 0, own)
+        copy.mask.bias = mask.bias.map { $0.shape[1] == 1 ? $0 : $0.slice(axis: 1, own) }
         return copy
     }
 

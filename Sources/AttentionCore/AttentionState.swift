@@ -28,6 +28,17 @@ public struct AttentionState: Sendable {
         (self.reference, self.sum, self.accumulator) = (reference, sum, accumulator)
     }
 
+    /// Joins the state of some heads of the same queries over other keys.
+    public mutating func merge(_ other: AttentionState, heads: Range<Int>) {
+        var part = AttentionState(
+            reference: reference.slice(axis: 1, heads), sum: sum.slice(axis: 1, heads),
+            accumulator: accumulator.slice(axis: 1, heads))
+        part.merge(other)
+        reference.write(part.reference, heads: heads)
+        sum.write(part.sum, heads: heads)
+        accumulator.write(part.accumulator, heads: heads)
+    }
+
     /// Joins the state of the same queries over other keys.
     public mutating func merge(_ other: AttentionState) {
         let joint = Tensor.maximum(reference, other.reference)
@@ -68,3 +79,11 @@ public struct AttentionState: Sendable {
 }
 
 private let ln2 = 0.693147180559945309417
+
+extension Tensor {
+    /// Replaces the part of these heads, axis 1, in place.
+    fileprivate mutating func write(_ part: Tensor, heads: Range<Int>) {
+        makeUnique()
+        device.copy(part, into: slice(axis: 1, heads))
+    }
+}

@@ -131,7 +131,8 @@ public struct ReferenceAttention: Sendable {
                     for j in visible { s[j] = round(R(exp(Double(s[j] - largest))) / sum) }
                     func kept(_ j: Int) -> R {
                         guard let dropout = mask.dropout else { return 1 }
-                        return dropout.drops(batch: b, head: h, query: queries[i], key: keys[j]) ? 0 : keepScale
+                        let head = problem.firstHead + h
+                        return dropout.drops(batch: b, head: head, query: queries[i], key: keys[j]) ? 0 : keepScale
                     }
                     var o = [R](repeating: 0, count: D)
                     for j in visible {

@@ -120,6 +120,7 @@ struct KernelCall {
         if let dropout = problem.mask.dropout {
             p.dropout = dropout.probability
             p.dropout_seed = dropout.seed
+            p.first_head = Int64(problem.firstHead)
         }
         p.products = products
         var executor = executor

@@ -118,6 +118,13 @@ public struct AttentionCase: Sendable, CustomStringConvertible {
             dOut: shard(dOut), problem: problem)
     }
 
+    /// What ranks that hold these tokens know of each other. Where queries and keys of one token have different documents nobody says
+    /// which.
+    public func shards(_ positions: [Positions]) -> [SequenceShard] {
+        let ids = terms.queryDocumentIDs == nil ? documentIDs : nil
+        return SequenceShard.all(positions, documents: ids, length: length)
+    }
+
     /// Inputs are drawn in this type and then rounded to `dtype`.
     private var wide: DType { dtype.accumulator }
 

@@ -53,7 +53,8 @@ public struct AttentionOutcome: Sendable, Equatable {
         }
         let parts = try InProcessRanks.run(shards.count, threads: threads, deadline: 120) { communicator, device in
             let positions = shards[communicator.rank]
-            let inputs = input.inputs(at: positions, on: device)
+            var inputs = input.inputs(at: positions, on: device)
+            inputs.problem.shards = input.shards(shards)
             let backend = makeBackend(communicator)
             let result = try backend.forward(q: inputs.q, k: inputs.k, v: inputs.v, inputs.problem)
             let gradients = try backend.backward(

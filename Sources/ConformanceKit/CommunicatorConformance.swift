@@ -33,6 +33,7 @@ public struct CommunicatorConformance {
         try checkRotate()
         try checkRotationsInFlight()
         try checkRotateAroundTheRing()
+        try checkShift()
         try checkAllGather()
         try checkAllReduce()
         try checkReduceScatter()
@@ -116,6 +117,31 @@ public struct CommunicatorConformance {
             expect(message.integers == [origin], "hop \(hop): the message of rank \(message.integers)")
             expect(message.tensors[0], from: origin, 20, [2, 3], "hop \(hop)")
         }
+    }
+
+    /// Any rank to any other, and ranks that send, receive, both or neither; a rotation fits between.
+    private mutating func checkShift() throws {
+        let (opposite, last) = ((size - rank) % size, size - 1)
+        let reversed = try communicator.startShift(
+            Message([tensor(rank, 25, unevenShape(rank))]), to: opposite, from: opposite, hop: 0)
+        // The last rank sends to the first, the others to nobody.
+        let sends = size > 1 && rank == last
+        let home = try communicator.startShift(
+            Message([tensor(rank, 26, [2])]), to: sends ? 0 : nil, from: size > 1 && rank == 0 ? last : nil, hop: 1)
+        let rotation = try communicator.startRotate(Message([tensor(rank, 27, [3])]))
+        if let received = try reversed.wait() {
+            expect(received.tensors[0], from: opposite, 25, unevenShape(opposite), "shift to the opposite rank")
+        } else {
+            expect(false, "shift: nothing from rank \(opposite)")
+        }
+        let received = try home.wait()
+        expect((received != nil) == (size > 1 && rank == 0), "shift: a message for rank 0 alone")
+        if let received { expect(received.tensors[0], from: last, 26, [2], "shift from the last rank to the first") }
+        expect(
+            try rotation.wait().tensors[0], from: (rank + size - 1) % size, 27, [3], "a rotation among shifts")
+        let before = communicator.traffic
+        _ = try communicator.startShift(Message([tensor(rank, 28, [3])]), to: nil, from: nil, hop: nil).wait()
+        expect(communicator.traffic == before, "a shift to nobody counts as traffic")
     }
 
     // MARK: Collectives

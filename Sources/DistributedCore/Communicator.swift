@@ -25,11 +25,13 @@ public protocol Communicator: Sendable {
     /// Where received tensors are made.
     var device: any Device { get }
 
-    /// Starts to send `message` to rank + 1 and to receive from rank - 1 (around the ring), and returns at once. The tensors sent
-    /// must not be written before `wait` has returned.
+    /// Starts to send `message` to one rank and to receive from another, and returns at once; nil is nobody. The tensors sent must
+    /// not be written before `wait` has returned.
+    ///
+    /// Every rank makes the call, with a message also where it sends none, and what one sends to a rank that rank expects from it.
     ///
     /// - Parameter hop: which hop around the ring this is, for errors; nil where it is none of a series.
-    func startRotate(_ message: Message, hop: Int?) throws -> any PendingRotation
+    func startShift(_ message: Message, to receiver: Int?, from sender: Int?, hop: Int?) throws -> any PendingShift
 
     /// Starts to send `message` to every rank and to receive theirs, and returns at once. The tensors sent must not be written
     /// before `wait` has returned.
@@ -54,14 +56,27 @@ public protocol Communicator: Sendable {
     /// A communicator among the ranks that gave the same color, ordered by their rank here.
     func split(color: Int) throws -> any Communicator
 
-    /// Messages and bytes sent by this rank so far, for the ledger of traffic.
+    /// Messages and bytes sent by this rank so far, for the ledger of traffic; those in groups that were split from this one too.
     var traffic: Traffic { get }
 }
 
+/// A message on its way from this rank, and one to it.
+public protocol PendingShift: Sendable {
+    /// Returns what arrived; nil where nothing was expected. Call it exactly once.
+    func wait() throws -> Message?
+}
+
 /// Rotation under way.
-public protocol PendingRotation: Sendable {
+public struct PendingRotation: Sendable {
+    fileprivate let shift: any PendingShift
+
     /// Returns what rank - 1 sent. Call it exactly once.
-    func wait() throws -> Message
+    public func wait() throws -> Message {
+        guard let message = try shift.wait() else {
+            fatalError("startRotate: a communicator gave nothing for a message")
+        }
+        return message
+    }
 }
 
 /// A gathering under way.
@@ -86,8 +101,10 @@ public struct Traffic: Sendable, Hashable {
 }
 
 extension Communicator {
-    public func startRotate(_ message: Message) throws -> any PendingRotation {
-        try startRotate(message, hop: nil)
+    /// Starts to send `message` to rank + 1 and to receive from rank - 1, around the ring.
+    public func startRotate(_ message: Message, hop: Int? = nil) throws -> PendingRotation {
+        PendingRotation(
+            shift: try startShift(message, to: (rank + 1) % size, from: (rank + size - 1) % size, hop: hop))
     }
 
     /// Every rank's message, in the order of ranks.

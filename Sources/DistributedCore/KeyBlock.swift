@@ -14,17 +14,11 @@ public struct KeyBlock: Sendable {
     public init(_ message: Message) {
         (k, v) = (message.tensors[0], message.tensors[1])
         documents = message.tensors.count > 2 ? message.tensors[2] : nil
-        let numbers = message.integers
-        positions = Positions(
-            runs: stride(from: 0, to: numbers.count, by: 3).map {
-                Positions.Run(start: numbers[$0], count: numbers[$0 + 1], stride: numbers[$0 + 2])
-            })
+        positions = Positions.list(message.integers)[0]
     }
 
     public var message: Message {
-        Message(
-            [k, v] + (documents.map { [$0] } ?? []),
-            integers: positions.runs.flatMap { [$0.start, $0.count, $0.stride] })
+        Message([k, v] + (documents.map { [$0] } ?? []), integers: Positions.integers([positions]))
     }
 }
 

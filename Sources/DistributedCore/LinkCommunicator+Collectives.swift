@@ -73,7 +73,7 @@ extension LinkCommunicator {
         let context = answers.map { $0[1] }.max()!
         contexts.use(context)
         let members = answers.indices.filter { answers[$0][0] == color }
-        return LinkCommunicator(link.subgroup(members, context: context), rules, contexts)
+        return LinkCommunicator(link.subgroup(members, context: context), rules, contexts, splitFrom: self)
     }
 
     // MARK: Sums, in the order of ranks

@@ -26,6 +26,8 @@ public final class LinkCommunicator: Communicator {
     let link: any Link
     let rules: Rules
     let contexts: ContextNumbers
+    /// The group this one was split from; what is sent here counts there too.
+    private let parent: LinkCommunicator?
 
     private struct Counters {
         var operations = 0
@@ -37,7 +39,8 @@ public final class LinkCommunicator: Communicator {
 
     public convenience init(_ link: any Link, _ rules: Rules) { self.init(link, rules, ContextNumbers()) }
 
-    init(_ link: any Link, _ rules: Rules, _ contexts: ContextNumbers) {
+    init(_ link: any Link, _ rules: Rules, _ contexts: ContextNumbers, splitFrom parent: LinkCommunicator? = nil) {
+        self.parent = parent
         (name, rank, size, device) = (link.name, link.rank, link.size, link.device)
         (self.link, self.rules, self.contexts) = (link, rules, contexts)
         let none = [Int](repeating: 0, count: link.size)
@@ -67,6 +70,7 @@ public final class LinkCommunicator: Communicator {
             counters.traffic.messages += messages
             counters.traffic.bytes += bytes
         }
+        parent?.countTraffic(messages, bytes)
     }
 
     // MARK: Between two ranks
@@ -74,9 +78,8 @@ public final class LinkCommunicator: Communicator {
     /// The sender packs strided tensors, since it owns them; the packed copy lives until `Sending.wait`.
     func send(_ message: Message, to peer: Int, _ call: Call) -> Sending {
         let tensors = message.tensors.map { $0.detached.contiguous() }
+        countTraffic(1, message.byteCount)
         let sequence = counters.withLock { counters in
-            counters.traffic.messages += 1
-            counters.traffic.bytes += message.byteCount
             counters.sent[peer] += 1
             return counters.sent[peer] - 1
         }
@@ -178,33 +181,35 @@ public final class LinkCommunicator: Communicator {
         return Message(tensors, integers: message.integers)
     }
 
-    // MARK: Rotation
+    // MARK: From one rank to the next
 
-    private struct Rotation: PendingRotation {
-        let sending: Sending
-        let receiving: Receiving
+    private struct Shift: PendingShift {
+        let sending: Sending?
+        let receiving: Receiving?
 
-        func wait() throws -> Message {
-            let received = try receiving.wait()
-            try sending.wait()
+        func wait() throws -> Message? {
+            let received = try receiving?.wait()
+            try sending?.wait()
             return received
         }
     }
 
-    private struct RotationToOneself: PendingRotation {
+    private struct ShiftToOneself: PendingShift {
         let message: Message
 
-        func wait() -> Message { message }
+        func wait() -> Message? { message }
     }
 
-    public func startRotate(_ message: Message, hop: Int?) throws -> any PendingRotation {
-        let call = begin(.rotate, hop: hop, bytes: message.byteCount)
-        if size == 1 {
+    public func startShift(_ message: Message, to receiver: Int?, from sender: Int?, hop: Int?) throws
+        -> any PendingShift
+    {
+        let call = begin(.rotate, hop: hop, bytes: receiver == nil ? 0 : message.byteCount)
+        if receiver == rank {
             countTraffic(1, message.byteCount)
-            return RotationToOneself(message: copy(message))
+            return ShiftToOneself(message: copy(message))
         }
-        let receiving = receive(from: (rank + size - 1) % size, call)
-        return Rotation(sending: send(message, to: (rank + 1) % size, call), receiving: receiving)
+        let receiving = sender.map { receive(from: $0, call) }
+        return Shift(sending: receiver.map { send(message, to: $0, call) }, receiving: receiving)
     }
 }
 

@@ -11,27 +11,50 @@ public enum SequenceLayout: String, Sendable, Hashable, CaseIterable, Codable {
     case striped
 
     /// Global positions that `rank` of `size` holds of a sequence of `length` tokens; may be empty when `length` is small.
-    public func positions(length: Int, rank: Int, size: Int) -> Positions {
-        precondition(rank >= 0 && rank < size)
-        func piece(_ index: Int, of count: Int) -> Positions.Run {
-            let (start, end) = (length * index / count, length * (index + 1) / count)
+    ///
+    /// - Parameter shares: the ranks' parts of the sequence in relation to each other, one whole number of at least 0 each; nil for equal
+    ///   parts. Under a causal mask zigzag gives work in the same relation, and striped nearly; contiguous only tokens.
+    public func positions(length: Int, rank: Int, size: Int, shares: [Int]? = nil) -> Positions {
+        let shares = shares ?? [Int](repeating: 1, count: size)
+        let total = shares.reduce(0, +)
+        if !(0..<size).contains(rank) || shares.count != size || shares.contains(where: { $0 < 0 }) || total < 1 {
+            fatalError("SequenceLayout: rank \(rank) of \(size) with shares \(shares)")
+        }
+        let before = shares[..<rank].reduce(0, +)
+        let own = before..<before + shares[rank]
+        /// Of a sequence cut into so many equal parts, those in `range`.
+        func piece(_ range: Range<Int>, of parts: Int) -> Positions.Run {
+            let (start, end) = (length * range.lowerBound / parts, length * range.upperBound / parts)
             return Positions.Run(start: start, count: end - start)
         }
         switch self {
-        case .contiguous: return Positions(runs: [piece(rank, of: size)])
+        case .contiguous: return Positions(runs: [piece(own, of: total)])
         case .zigzag:
-            let pieces = [piece(rank, of: 2 * size), piece(2 * size - 1 - rank, of: 2 * size)]
+            let mirrored = 2 * total - own.upperBound..<2 * total - own.lowerBound
+            let pieces = [piece(own, of: 2 * total), piece(mirrored, of: 2 * total)]
             // Neighbouring pieces (one rank, or the middle) are one run.
             if pieces[0].start + pieces[0].count == pieces[1].start {
                 return Positions(runs: [.init(start: pieces[0].start, count: pieces[0].count + pieces[1].count)])
             }
             return Positions(runs: pieces)
         case .striped:
+            // Dealt in rounds of `period` tokens, of which each rank takes its share.
+            let divisor = shares.reduce(0, greatestCommonDivisor)
+            let period = total / divisor
             return Positions(
-                runs: [.init(start: rank, count: max(0, (length - rank + size - 1) / size), stride: size)])
+                runs: (own.lowerBound / divisor..<own.upperBound / divisor).map { first in
+                    .init(start: first, count: max(0, (length - first + period - 1) / period), stride: period)
+                })
         }
     }
+
+    /// What every rank holds.
+    public func shards(length: Int, size: Int, shares: [Int]? = nil) -> [Positions] {
+        (0..<size).map { positions(length: length, rank: $0, size: size, shares: shares) }
+    }
 }
+
+private func greatestCommonDivisor(_ a: Int, _ b: Int) -> Int { b == 0 ? a : greatestCommonDivisor(b, a % b) }
 
 extension Tensor {
     /// The rows of `axis` at these positions: what a rank holds of a whole sequence.

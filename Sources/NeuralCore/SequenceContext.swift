@@ -15,6 +15,8 @@ public struct SequenceContext: Sendable {
     public var rotaryPositions: Tensor
     /// int32 [1|B, T]; tokens see their own document only. nil where each row is one document.
     public var documents: Tensor?
+    /// What every rank holds of this batch, the same on all of them (`AttentionProblem.shards`); nil where that is not known.
+    public var shards: [SequenceShard]?
     public var attention: any AttentionBackend
     /// Which parts of the parameters this rank has; a model sees it through `through`, `whole`, `copied` and `reduced`.
     public var sharding: ParameterSharding

@@ -12,10 +12,11 @@ struct BatchShard {
     let positions: Positions
     private let rotaryPositions: Tensor
     private let documents: Tensor?
+    private let shards: [SequenceShard]
 
-    init(_ batch: Batch, layout: SequenceLayout, mesh: ProcessMesh, on device: any Device) {
-        let sequence = mesh.sequence
-        let own = layout.positions(length: batch.context, rank: sequence.rank, size: sequence.size)
+    init(_ batch: Batch, layout: SequenceLayout, shares: [Int]?, mesh: ProcessMesh, on device: any Device) {
+        let all = layout.shards(length: batch.context, size: mesh.sequence.size, shares: shares)
+        let own = all[mesh.sequence.rank]
         let rows = Range.piece(mesh.dataIndex, of: mesh.shape.data, count: batch.rows)
         let columns = own.indices
         positions = own
@@ -37,15 +38,19 @@ struct BatchShard {
         targets = part(batch.targets, rows: rows)
         rotaryPositions = sharedPart(batch.positions)
         // Judged on the whole batch, so that every rank decides alike.
-        documents = batch.documents.allSatisfy { $0 == 0 } ? nil : sharedPart(batch.documents)
+        let isPacked = !batch.documents.allSatisfy { $0 == 0 }
+        documents = isPacked ? sharedPart(batch.documents) : nil
+        shards = SequenceShard.all(all, documents: isPacked ? batch.documents : nil, length: batch.context)
     }
 
     func context(
         _ attention: any AttentionBackend, _ sharding: ParameterSharding, _ precision: Precision,
         _ memory: SequenceContext.MemoryPlan
     ) -> SequenceContext {
-        SequenceContext(
+        var context = SequenceContext(
             positions: positions, rotaryPositions: rotaryPositions, documents: documents, attention: attention,
             sharding: sharding, precision: precision, memory: memory, on: tokens.device)
+        context.shards = shards
+        return context
     }
 }

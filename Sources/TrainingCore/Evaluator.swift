@@ -9,6 +9,8 @@ import TensorCore
 public struct Evaluator: Sendable {
     /// How the sequence is cut over the ranks.
     public var layout: SequenceLayout
+    /// The ranks' parts of it in relation to each other; nil for equal parts.
+    public var shares: [Int]?
     public var precision: Precision
     public var memory: SequenceContext.MemoryPlan
     private let attention: any AttentionBackend
@@ -16,10 +18,11 @@ public struct Evaluator: Sendable {
     private let sharding: ParameterSharding
 
     public init(
-        layout: SequenceLayout, precision: Precision, memory: SequenceContext.MemoryPlan,
+        layout: SequenceLayout, shares: [Int]? = nil, precision: Precision, memory: SequenceContext.MemoryPlan,
         attention: any AttentionBackend, mesh: ProcessMesh, sharding: ParameterSharding
     ) {
         self.layout = layout
+        self.shares = shares
         self.precision = precision
         self.memory = memory
         self.attention = attention
@@ -36,7 +39,7 @@ public struct Evaluator: Sendable {
     ) throws -> (loss: Double, targets: Int) {
         var (lossSum, targets) = (0.0, 0)
         for batch in batches {
-            let shard = BatchShard(batch, layout: layout, mesh: mesh, on: mesh.world.device)
+            let shard = BatchShard(batch, layout: layout, shares: shares, mesh: mesh, on: mesh.world.device)
             let context = shard.context(attention, sharding, precision, memory)
             lossSum += try model.loss(shard.tokens, targets: shard.targets, context).item
             targets += batch.targetCount

@@ -68,7 +68,7 @@ public struct Trainer<Model: LanguageModel>: Sendable {
             let batch = loader.next()
             targets += batch.targetCount
             tokens += batch.tokens.count
-            let shard = BatchShard(batch, layout: plan.layout, mesh: mesh, on: device)
+            let shard = BatchShard(batch, layout: plan.layout, shares: plan.shares, mesh: mesh, on: device)
             let context = shard.context(attention, sharding, plan.precision, plan.memory)
             let (loss, gradient) = try valueAndGradient(at: model) { model in
                 try model.loss(shard.tokens, targets: shard.targets, context)
@@ -120,8 +120,8 @@ public struct Trainer<Model: LanguageModel>: Sendable {
     /// Mean loss per target over validation batches, the same on every rank.
     public func evaluate(_ batches: some Sequence<Batch>) throws -> (loss: Double, targets: Int) {
         let evaluator = Evaluator(
-            layout: plan.layout, precision: plan.precision, memory: plan.memory, attention: attention, mesh: mesh,
-            sharding: sharding)
+            layout: plan.layout, shares: plan.shares, precision: plan.precision, memory: plan.memory,
+            attention: attention, mesh: mesh, sharding: sharding)
         return try evaluator.evaluate(model, batches)
     }
 }

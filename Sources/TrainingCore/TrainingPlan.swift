@@ -32,6 +32,8 @@ public struct TrainingPlan: Sendable {
     public var onNonFinite = OnNonFinite.stop
     /// How the sequence is cut over the ranks.
     public var layout = SequenceLayout.zigzag
+    /// The ranks' parts of it in relation to each other; nil for equal parts.
+    public var shares: [Int]?
     public var precision = Precision.float32
     public var memory = SequenceContext.MemoryPlan()
 

@@ -11,69 +11,64 @@ public struct AttentionChoice: Sendable {
     /// One line per choice made by `auto`.
     public let notes: [String]
 
-    /// Backends that `auto` prefers, best first; others follow by name.
-    private static let preference = ["cuda", "cpu", "blas", "ring"]
+    /// Ranks that share heads; nil where the backend has no such thing, or chooses itself.
+    private let headRanks: Int?
 
     /// - Parameters:
+    ///   - strategy: a distributed backend; beside it `backend` may be `auto`, the same name, or that of the local backend.
+    ///   - headRanks: ranks that share heads (`mesh`); nil for the backend's own choice.
     ///   - ranks: ranks that share the sequence.
     ///   - place: where the names were written, for errors.
     /// - Throws: `.config` for a name that is not registered (listing what is), for a backend that cannot run on this machine (with every
-    ///   reason), for one that is for decoding, and for more than one rank with a backend that is not distributed.
+    ///   reason), for one that is for decoding, for names that contradict each other, and for more than one rank with a backend that is
+    ///   not distributed.
     public init(
-        backend: String, local: String, ranks: Int, in zoo: Zoo, place: (String) -> ConfigPlace? = { _ in nil }
+        backend: String, local: String, strategy: String = "auto", headRanks: Int? = nil, ranks: Int, in zoo: Zoo,
+        place: (String) -> ConfigPlace? = { _ in nil }
     ) throws {
-        var notes: [String] = []
-        func available(_ name: String, _ key: String) throws -> any AttentionProvider {
-            let provider = try zoo.attention.entry(name, at: place(key))
-            let reasons = provider.unavailableReasons()
-            if !reasons.isEmpty {
-                throw RingZooError(.config, "attention backend '\(name)' cannot run on this machine", tried: reasons)
-            }
-            return provider
+        var search = BackendSearch(zoo: zoo)
+        func fault(_ key: String, _ message: String, _ tried: String) -> RingZooError {
+            RingZooError(.config, (place(key).map { "\($0): " } ?? "") + message, tried: [tried])
         }
-        func automatic(_ key: String, distributed: Bool) throws -> any AttentionProvider {
-            let candidates = try zoo.attention.names.map { try zoo.attention.entry($0) }
-                .filter { $0.isDistributed == distributed && !$0.isForDecoding }
-                .sorted { rank($0.name) < rank($1.name) }
-            var refused: [String] = []
-            for candidate in candidates {
-                let reasons = candidate.unavailableReasons()
-                if reasons.isEmpty {
-                    let others = candidates.map(\.name).filter { $0 != candidate.name && !refused.contains($0) }
-                    var note = "\(key): auto chose '\(candidate.name)'"
-                    if !others.isEmpty {
-                        note += ", the fastest here; \(others.joined(separator: ", ")) would work too"
-                    }
-                    notes.append(note)
-                    return candidate
+        var (backend, local, key) = (backend, local, "attention.backend")
+        if strategy != "auto" {
+            if try !zoo.attention.entry(strategy, at: place("attention.strategy")).isDistributed {
+                throw fault(
+                    "attention.strategy", "attention.strategy is '\(strategy)', which computes on one rank",
+                    "strategy: auto with backend: \(strategy) would work, or local: \(strategy)")
+            }
+            if backend != "auto" && backend != strategy {
+                let isLocal = try !zoo.attention.entry(backend, at: place("attention.backend")).isDistributed
+                if !isLocal || (local != "auto" && local != backend) {
+                    let other = isLocal ? ", attention.local '\(local)'" : ""
+                    throw fault(
+                        "attention.backend",
+                        "attention.backend is '\(backend)', but attention.strategy '\(strategy)'\(other)",
+                        "backend: auto would work")
                 }
-                refused.append(candidate.name)
-                notes.append("\(key): not '\(candidate.name)': \(reasons.joined(separator: "; "))")
+                local = backend
             }
-            throw RingZooError(.config, "\(key): no attention backend can run on this machine", tried: notes)
-        }
-        func rank(_ name: String) -> String {
-            Self.preference.firstIndex(of: name).map { "\($0)" } ?? "9\(name)"
+            (backend, key) = (strategy, "attention.strategy")
         }
         let chosen =
             backend == "auto"
-            ? try automatic("attention.backend", distributed: ranks > 1) : try available(backend, "attention.backend")
+            ? try search.automatic("attention.backend", distributed: ranks > 1)
+            : try search.available(backend, at: place(key))
         if chosen.isForDecoding {
-            throw RingZooError(
-                .config,
-                "attention.backend is '\(backend)', which is for decoding: every rank must hold all queries, and here they are cut over the ranks",
-                tried: [
-                    "backend: ring would work; 'ringzoo generate' with several ranks uses \(backend) for new tokens by itself"
-                ])
+            throw fault(
+                key,
+                "\(key) is '\(backend)', which is for decoding: every rank must hold all queries, and here they are cut over the ranks",
+                "ring would work; 'ringzoo generate' with several ranks uses \(backend) for new tokens by itself")
         }
         if chosen.isDistributed {
             let inner =
                 local == "auto"
-                ? try automatic("attention.local", distributed: false) : try available(local, "attention.local")
+                ? try search.automatic("attention.local", distributed: false)
+                : try search.available(local, at: place("attention.local"))
             if inner.isDistributed {
-                throw RingZooError(
-                    .config, "attention.local is '\(local)', which needs a local backend itself",
-                    tried: ["one of \(zoo.attention.names.filter { $0 != local }.joined(separator: ", ")) would work"])
+                throw fault(
+                    "attention.local", "attention.local is '\(local)', which needs a local backend itself",
+                    "one of \(zoo.attention.names.filter { $0 != local }.joined(separator: ", ")) would work")
             }
             self.local = inner
         } else {
@@ -85,8 +80,32 @@ public struct AttentionChoice: Sendable {
             }
             self.local = nil
         }
+        if let headRanks {
+            if !chosen.takesHeadRanks {
+                throw fault(
+                    "attention.headRanks",
+                    "attention.headRanks is \(headRanks), but '\(chosen.name)' has no such groups",
+                    "strategy: mesh would work, or headRanks: auto")
+            }
+            if headRanks < 1 || ranks % headRanks != 0 {
+                let divisors = (1...ranks).filter { ranks % $0 == 0 }.map(String.init).joined(separator: ", ")
+                throw fault(
+                    "attention.headRanks", "attention.headRanks is \(headRanks), which does not divide \(ranks) ranks",
+                    "\(divisors) or auto would work")
+            }
+        }
+        self.headRanks = headRanks
         self.backend = chosen
-        self.notes = notes
+        self.notes = search.notes
+    }
+
+    /// For a config.
+    public init(_ config: RunConfig, in zoo: Zoo) throws {
+        let attention = config.attention
+        let headRanks: Int? = if case .count(let count) = attention.headRanks { count } else { nil }
+        try self.init(
+            backend: attention.backend, local: attention.local, strategy: attention.strategy, headRanks: headRanks,
+            ranks: config.parallel.sequence, in: zoo, place: config.place)
     }
 
     /// "ring over cpu", for people.
@@ -94,16 +113,60 @@ public struct AttentionChoice: Sendable {
 
     /// Makes the backend of one rank.
     public func make(over communicator: any Communicator) throws -> any AttentionBackend {
-        try backend.make(local: try local?.make(local: nil, over: nil), over: communicator)
+        try backend.make(local: try local?.make(local: nil, over: nil), over: communicator, headRanks: headRanks)
     }
 
     /// Makes the backend of one rank so that each of its computations is an operation in a profile (see `RecordedAttention`).
     func makeRecorded(over communicator: any Communicator) throws -> any AttentionBackend {
         guard let local else { return recorded(try backend.make(local: nil, over: communicator)) }
-        return try backend.make(local: recorded(try local.make(local: nil, over: nil)), over: communicator)
+        return try backend.make(
+            local: recorded(try local.make(local: nil, over: nil)), over: communicator, headRanks: headRanks)
     }
 }
 
 private func recorded(_ backend: some AttentionBackend) -> any AttentionBackend {
     RecordedAttention(backend)
+}
+
+/// Looks backends up, and notes what `auto` found.
+private struct BackendSearch {
+    let zoo: Zoo
+    var notes: [String] = []
+
+    /// Backends that `auto` prefers, best first; others follow by name.
+    private static let preference = ["cuda", "cpu", "blas", "ring"]
+
+    func available(_ name: String, at place: ConfigPlace?) throws -> any AttentionProvider {
+        let provider = try zoo.attention.entry(name, at: place)
+        let reasons = provider.unavailableReasons()
+        if !reasons.isEmpty {
+            throw RingZooError(.config, "attention backend '\(name)' cannot run on this machine", tried: reasons)
+        }
+        return provider
+    }
+
+    mutating func automatic(_ key: String, distributed: Bool) throws -> any AttentionProvider {
+        func order(_ name: String) -> String {
+            Self.preference.firstIndex(of: name).map { "\($0)" } ?? "9\(name)"
+        }
+        let candidates = try zoo.attention.names.map { try zoo.attention.entry($0) }
+            .filter { $0.isDistributed == distributed && !$0.isForDecoding }
+            .sorted { order($0.name) < order($1.name) }
+        var refused: [String] = []
+        for candidate in candidates {
+            let reasons = candidate.unavailableReasons()
+            if reasons.isEmpty {
+                let others = candidates.map(\.name).filter { $0 != candidate.name && !refused.contains($0) }
+                var note = "\(key): auto chose '\(candidate.name)'"
+                if !others.isEmpty {
+                    note += ", the fastest here; \(others.joined(separator: ", ")) would work too"
+                }
+                notes.append(note)
+                return candidate
+            }
+            refused.append(candidate.name)
+            notes.append("\(key): not '\(candidate.name)': \(reasons.joined(separator: "; "))")
+        }
+        throw RingZooError(.config, "\(key): no attention backend can run on this machine", tried: notes)
+    }
 }

@@ -119,6 +119,28 @@ public struct ConfigSection: Sendable {
         }
     }
 
+    /// A list of so many whole numbers; nil where the key is not there, empty or `none`.
+    public mutating func optionalIntegers(
+        _ key: String, count: Int, _ range: ConfigRange<Int> = .any
+    ) throws -> [Int]? {
+        guard let tree = tree(key), tree.content != .null, !isNone(key) else { return nil }
+        let wanted = "a list of \(count) whole number\(count == 1 ? "" : "s")\(range.words) would work"
+        guard case .sequence(let items) = tree.content else {
+            throw configError(tree.place, "\(dotted(key)) is \(tree.written); \(wanted)")
+        }
+        let numbers = try items.map { item -> Int in
+            guard case .scalar(let text, false) = item.content, let number = parseWholeNumber(text),
+                range.contains(number)
+            else { throw configError(item.place, "\(dotted(key)) has \(item.written) in it; \(wanted)") }
+            return number
+        }
+        if numbers.count != count {
+            throw configError(
+                tree.place, "\(dotted(key)) has \(numbers.count) number\(numbers.count == 1 ? "" : "s"); \(wanted)")
+        }
+        return numbers
+    }
+
     /// A whole number from 0 to 2^64 - 1.
     public mutating func unsigned(_ key: String, default standard: UInt64) throws -> UInt64 {
         try value(key, "a whole number from 0 to \(UInt64.max)") { text, isQuoted in

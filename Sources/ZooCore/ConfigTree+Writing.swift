@@ -8,6 +8,10 @@ extension ConfigTree {
     public static func integer(_ value: some BinaryInteger) -> ConfigTree { plain(String(value)) }
 
     /// A number; the digits read back as the same float64.
+    public static func integers(_ values: [Int]) -> ConfigTree {
+        ConfigTree(.sequence(values.map { .integer($0) }), place: .made)
+    }
+
     public static func number(_ value: Double) -> ConfigTree { plain(value.description) }
 
     /// `true` or `false`.

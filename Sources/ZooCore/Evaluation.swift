@@ -103,7 +103,7 @@ public struct Evaluation: Sendable {
         _ model: some LanguageModel, mesh: ProcessMesh, sharding: ParameterSharding, _ observe: (Int) throws -> Void
     ) throws -> Outcome {
         let evaluator = Evaluator(
-            layout: run.plan.layout, precision: run.plan.precision, memory: run.plan.memory,
+            layout: run.plan.layout, shares: run.plan.shares, precision: run.plan.precision, memory: run.plan.memory,
             attention: try run.attention.make(over: mesh.sequence), mesh: mesh, sharding: sharding)
         let batches = run.dataset.evaluationBatches(rowsPerBatch: run.config.data.batch, limit: limit)
         var outcome = Outcome(

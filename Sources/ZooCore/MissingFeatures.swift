@@ -5,10 +5,7 @@ import TensorCore
 private let missingFeatures: [MissingFeature] = [
     MissingFeature("attention.block", "only auto works: kernels choose their blocks themselves") {
         $0.attention.block != .auto
-    },
-    MissingFeature("attention.strategy", "only ring works; attention.backend: gather is the other way there is") {
-        $0.attention.strategy != .ring
-    },
+    }
 ]
 
 /// A key with a value that nothing implements yet.

@@ -56,7 +56,8 @@ extension AttentionSection {
         local = try section.text("local", default: "auto")
         layout = try section.choice("layout", default: .auto)
         block = try section.countOrAuto("block")
-        strategy = try section.choice("strategy", default: .ring)
+        strategy = try section.text("strategy", default: "auto")
+        headRanks = try section.countOrAuto("headRanks")
     }
 }
 
@@ -68,6 +69,7 @@ extension ParallelSection {
         shardParameters = try section.flag("shardParameters", default: false)
         link = try section.choice("link", default: .auto)
         deadline = try section.number("deadline", default: 60, .above(0))
+        shares = try section.optionalIntegers("shares", count: sequence, .atLeast(1))
     }
 }
 

@@ -28,7 +28,7 @@ extension AttentionSection {
     var tree: ConfigTree {
         .mapping([
             ("backend", .name(backend)), ("local", .name(local)), ("layout", .word(layout.rawValue)),
-            ("block", .countOrAuto(block)), ("strategy", .word(strategy.rawValue)),
+            ("block", .countOrAuto(block)), ("strategy", .name(strategy)), ("headRanks", .countOrAuto(headRanks)),
         ])
     }
 }
@@ -38,7 +38,7 @@ extension ParallelSection {
         .mapping([
             ("sequence", .integer(sequence)), ("data", .integer(data)), ("tensor", .integer(tensor)),
             ("shardParameters", .flag(shardParameters)), ("link", .word(link.rawValue)),
-            ("deadline", .number(deadline)),
+            ("deadline", .number(deadline)), ("shares", .orNone(shares) { .integers($0) }),
         ])
     }
 }

@@ -43,19 +43,18 @@ public struct AttentionSection: Sendable, Hashable {
         case contiguous, zigzag, striped
     }
 
-    /// How keys and values reach the queries.
-    public enum Strategy: String, Sendable, Hashable, CaseIterable {
-        case ring, gather, ulysses, mesh, tree
-    }
-
-    /// The registered backend, or `auto`.
+    /// The registered backend, or `auto`. Beside a strategy it may also name the backend of each rank.
     public var backend: String
-    /// The registered backend that computes on each rank under a ring, or `auto`.
+    /// The registered backend that computes on each rank under a strategy, or `auto`.
     public var local: String
     public var layout: Layout
     /// Keys folded in at a time.
     public var block: CountOrAuto
-    public var strategy: Strategy
+    /// The registered distributed backend by which ranks share a sequence, or `auto`.
+    public var strategy: String
+    /// Ranks that share heads where others share the rest of the sequence (`mesh`); `auto` for the largest divisor of the ranks that
+    /// also divides the key/value heads.
+    public var headRanks: CountOrAuto
 }
 
 /// `parallel`: ranks on each axis of the mesh; their product is the number of ranks.
@@ -72,6 +71,9 @@ public struct ParallelSection: Sendable, Hashable {
     public var link: Link
     /// Seconds without a word from a peer before that is an error.
     public var deadline: Double
+    /// How fast the ranks are in relation to each other, and so how much of a sequence each gets, one whole number of at least 1 for each
+    /// rank of `sequence`; nil: all the same.
+    public var shares: [Int]?
 
     public var mesh: ProcessMesh.Shape { ProcessMesh.Shape(data: data, sequence: sequence, tensor: tensor) }
 }

@@ -84,9 +84,7 @@ public struct TrainingRun: Sendable {
         dataset = try zoo.datasets.entry(config.data.kind, at: config.place(of: "data.kind")).open(
             config.data.paths, tokenizer, options)
 
-        attention = try AttentionChoice(
-            backend: config.attention.backend, local: config.attention.local, ranks: config.parallel.sequence, in: zoo,
-            place: config.place)
+        attention = try AttentionChoice(config, in: zoo)
         ranks = try RankChoice(config, in: zoo)
         mesh = config.parallel.mesh
         try Self.check(mesh, config, blueprint)
@@ -98,7 +96,7 @@ public struct TrainingRun: Sendable {
                 "model: \(family.name), \(grouped(blueprint.parameterCount)) parameters"
                     + (config.model.from.map { ", weights from \($0)" } ?? ""),
                 "data: \(grouped(dataset.trainingTokenCount)) training and \(grouped(dataset.evaluationTokenCount)) validation tokens (\(tokenizer.name))",
-                "attention: \(attention.description), \(ranks.ranks) rank\(ranks.ranks == 1 ? "" : "s"), layout \(plan.layout.rawValue), context \(context), batch \(config.data.batch)"
+                "attention: \(attention.description), \(ranks.ranks) rank\(ranks.ranks == 1 ? "" : "s"), layout \(plan.layout.rawValue)\(plan.shares.map { " in shares \($0)" } ?? ""), context \(context), batch \(config.data.batch)"
                     + (config.data.accumulate > 1 ? " x \(config.data.accumulate)" : ""),
             ]
             + (mesh.data * mesh.tensor > 1 || config.parallel.shardParameters
@@ -159,6 +157,7 @@ public struct TrainingRun: Sendable {
         case .contiguous: plan.layout = .contiguous
         case .striped: plan.layout = .striped
         }
+        plan.shares = config.parallel.shares
         plan.precision = config.precision == .bf16 ? .bfloat16 : .float32
         func chunk(_ value: CountOrAuto) -> ChunkSize {
             switch value {

@@ -80,6 +80,24 @@ public protocol AttentionProvider: Sendable {
     ///   - local: the backend of each rank, for a distributed one.
     ///   - communicator: the ranks that share the sequence.
     func make(local: (any AttentionBackend)?, over communicator: (any Communicator)?) throws -> any AttentionBackend
+
+    /// Whether some ranks share heads and others the rest of the sequence, so that `headRanks` says something.
+    var takesHeadRanks: Bool { get }
+    /// The same with so many ranks that share heads (`attention.headRanks`); nil for the backend's own choice.
+    func make(
+        local: (any AttentionBackend)?, over communicator: (any Communicator)?, headRanks: Int?
+    ) throws -> any AttentionBackend
+}
+
+extension AttentionProvider {
+    public var takesHeadRanks: Bool { false }
+
+    public func make(
+        local: (any AttentionBackend)?, over communicator: (any Communicator)?, headRanks: Int?
+    ) throws -> any AttentionBackend {
+        if headRanks != nil { fatalError("\(name): no ranks share heads here; see takesHeadRanks") }
+        return try make(local: local, over: communicator)
+    }
 }
 
 extension AttentionProvider {

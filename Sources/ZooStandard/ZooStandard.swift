@@ -4,9 +4,11 @@ import DataCore
 import GatherAttention
 import Llama
 import MPICommunicator
+import MeshAttention
 import NeuralCore
 import RingAttention
 import TreeAttention
+import UlyssesAttention
 import ZooCore
 
 /// The list of everything in the tree.
@@ -21,6 +23,9 @@ public enum ZooStandard {
         try zoo.attention.register("blas", BLASAttentionProvider())
         try zoo.attention.register("ring", RingAttentionProvider())
         try zoo.attention.register("gather", GatherAttentionProvider())
+        try zoo.attention.register("ulysses", UlyssesAttentionProvider())
+        try zoo.attention.register(
+            "mesh", MeshAttentionProvider(heads: UlyssesAttentionProvider(), ring: RingAttentionProvider()))
         try zoo.attention.register("tree", TreeAttentionProvider())
 
         try zoo.links.register("threads", ThreadLinkProvider())

@@ -56,6 +56,7 @@ struct AttentionBenchCommand: ParsableCommand {
     @Option(help: "float32, float64 or bf16.") var dtype = "float32"
     @Option(help: "In-process ranks, for a distributed backend.") var ranks = 1
     @Option(help: "Layout of the sequence over ranks.") var layout = SequenceLayout.zigzag
+    @OptionGroup var cut: CutOptions
     @Option(help: "Measure for at least this many seconds each.") var seconds = 1.0
     @Option(help: "Measure at least this many runs each, after one that is not counted.") var runs = 3
     @Flag(help: "One JSON object a line on standard output.") var json = false
@@ -89,12 +90,16 @@ struct AttentionBenchCommand: ParsableCommand {
                     tried: ["B,H,Hkv,T,D with whole numbers above 0, H a multiple of Hkv: 1,8,8,4096,128"])
             }
             for backend in backends.split(separator: ",").map(String.init) {
-                let isDistributed = try zoo.attention.entry(backend).isDistributed
+                let provider = try zoo.attention.entry(backend)
+                let ranks = provider.isDistributed ? ranks : 1
                 let choice = try AttentionChoice(
-                    backend: backend, local: "auto", ranks: isDistributed ? ranks : 1, in: zoo)
+                    backend: backend, local: "auto", headRanks: provider.takesHeadRanks ? cut.headRanks : nil,
+                    ranks: ranks, in: zoo)
+                let shards = layout.shards(
+                    length: numbers[3], size: ranks,
+                    shares: provider.isDistributed ? try cut.sharesOfRanks(ranks) : nil)
                 let measure = try AttentionMeasurement(
-                    choice, numbers, attentionMask, terms, type, ranks: isDistributed ? ranks : 1, layout,
-                    seconds: seconds, runs: max(1, runs))
+                    choice, numbers, attentionMask, terms, type, shards, seconds: seconds, runs: max(1, runs))
                 print(json ? try measure.json(name) : measure.row(name))
             }
         }
@@ -117,15 +122,15 @@ struct AttentionMeasurement {
 
     init(
         _ choice: AttentionChoice, _ shape: [Int], _ mask: AttentionMask, _ terms: BenchTerms, _ dtype: DType,
-        ranks: Int,
-        _ layout: SequenceLayout, seconds: Double, runs minimumRuns: Int
+        _ shards: [Positions], seconds: Double, runs minimumRuns: Int
     ) throws {
         let threads = try Terminal.threads() ?? CPUDevice.defaultThreads
+        let ranks = shards.count
         struct Times: Sendable { var forward, both, ceiling: Double; var peak: Int }
         let times = try InProcessRanks.run(ranks, threads: threads) { communicator, device -> Times in
             let (B, H, Hkv, T, D) = (shape[0], shape[1], shape[2], shape[3], shape[4])
             let wide: DType = dtype == .float64 ? .float64 : .float32
-            let keys = layout.positions(length: T, rank: communicator.rank, size: communicator.size)
+            let keys = shards[communicator.rank]
             let queries = terms.queries.map { Positions.contiguous(from: max(0, T - $0), count: min(T, $0)) } ?? keys
             func tensor(_ key: UInt64, _ shape: [Int], _ type: DType) -> Tensor {
                 Tensor.random(.normal, shape, wide, key: key &+ 100 &* UInt64(communicator.rank), on: device).cast(
@@ -143,8 +148,10 @@ struct AttentionMeasurement {
                 }
                 mask.documents = .init(queries: documents(queries), keys: documents(keys))
             }
-            let problem = AttentionProblem(
+            var problem = AttentionProblem(
                 heads: H, keyHeads: Hkv, headSize: D, dtype: dtype, queries: queries, keys: keys, mask: mask)
+            let ids = terms.documents.map { length in (0..<T).map { Int32($0 / length) } }
+            problem.shards = SequenceShard.all(shards, documents: ids, length: T)
             let backend = try choice.make(over: communicator)
             device.ledger.resetPeak()
             /// Ranks must agree on how often to run: rank 0 decides.

@@ -20,10 +20,11 @@ struct AttentionRunCommand: ParsableCommand {
     @Argument(help: "HDF5 file with the inputs.") var input: String
     @Argument(help: "HDF5 file to write.") var output: String
     @Option(help: "Attention backend; 'ringzoo backends' lists them.") var backend = "auto"
-    @Option(help: "Backend of each rank under a ring.") var local = "auto"
+    @Option(help: "Backend of each rank under a ring or another strategy.") var local = "auto"
     @Option(help: "Ranks that share the sequence; 1, or as many as mpirun started, where left out.") var ranks: Int?
     @Option(help: "What carries messages between ranks: auto, threads or mpi.") var link = ParallelSection.Link.auto
     @Option(help: "contiguous, zigzag or striped.") var layout = SequenceLayout.zigzag
+    @OptionGroup var cut: CutOptions
     @OptionGroup var mask: MaskOptions
     @Option(help: "Scale of the logits; 1/sqrt(D) where left out.") var scale: Double?
     @Option(help: "Soft cap of the logits.") var softCap: Double?
@@ -36,17 +37,20 @@ struct AttentionRunCommand: ParsableCommand {
         let inputs = try AttentionInputs(HDF5File.readForeign(input), path: input, needsGradient: grad)
         var attentionMask = try mask.attentionMask()
         attentionMask.softCap = softCap
-        let choice = try AttentionChoice(backend: backend, local: local, ranks: group.ranks, in: zoo)
+        let choice = try AttentionChoice(
+            backend: backend, local: local, headRanks: cut.headRanks, ranks: group.ranks, in: zoo)
         for note in choice.notes { Terminal.note(note) }
-        let (layout, grad, scale) = (layout, grad, scale)
+        let (grad, scale) = (grad, scale)
+        let shards = layout.shards(
+            length: inputs.length, size: group.ranks, shares: try cut.sharesOfRanks(group.ranks))
         let base = attentionMask
-        let task = "\(backend) \(local) \(layout) \(base) scale \(scale ?? 0) grad \(grad)"
+        let task = "\(backend) \(local) \(cut.headRanks ?? 0) \(shards) \(base) scale \(scale ?? 0) grad \(grad)"
         let parts = try group.run(as: RankIdentity(task: task), threads: Terminal.threads(), deadline: 60) {
             communicator, device -> [AttentionPart] in
-            let positions = layout.positions(length: inputs.length, rank: communicator.rank, size: communicator.size)
             let part = try inputs.compute(
-                at: positions, base, scale: scale, grad: grad, on: device, try choice.make(over: communicator))
-            return try part.gathered(over: communicator, length: inputs.length, layout)
+                shards[communicator.rank], of: shards, base, scale: scale, grad: grad, on: device,
+                try choice.make(over: communicator))
+            return try part.gathered(over: communicator, shards)
         }
         if !group.holdsFirstRank { return }
         try HDF5File.write(output, tensors: AttentionPart.join(parts))
@@ -124,25 +128,29 @@ struct AttentionInputs: Sendable {
     }
 
     func compute(
-        at positions: Positions, _ base: AttentionMask, scale: Double?, grad: Bool, on device: any Device,
+        _ positions: Positions, of shards: [Positions], _ base: AttentionMask, scale: Double?, grad: Bool,
+        on device: any Device,
         _ backend: any AttentionBackend
     ) throws -> AttentionPart {
         func rows(_ name: String) throws -> Tensor { try tensor(name, on: device)!.shard(axis: 2, at: positions) }
         let (q, k, v) = (try rows("q"), try rows("k"), try rows("v"))
         var mask = base
         let wide = dtype.accumulator
+        var ids: [Int32]?
         if let documents = try tensor("documents", on: device) {
             let own = documents.reshaped([1, length]).shard(axis: 1, at: positions)
             mask.documents = .init(queries: own, keys: own)
+            ids = documents.values(Int32.self)
         }
         if let bias = try tensor("bias", on: device)?.cast(to: wide) {
             mask.bias = bias.shape[2] == 1 ? bias : bias.shard(axis: 2, at: positions)
         }
         mask.sinks = try tensor("sinks", on: device)?.cast(to: wide)
         mask.alibiSlopes = try tensor("alibi", on: device)?.doubles
-        let problem = AttentionProblem(
+        var problem = AttentionProblem(
             heads: heads, keyHeads: keyHeads, headSize: headSize, scale: scale, dtype: dtype, queries: positions,
             keys: positions, mask: mask)
+        problem.shards = SequenceShard.all(shards, documents: ids, length: length)
         let result = try backend.forward(q: q, k: k, v: v, problem)
         var part = AttentionPart(
             positions: positions, bySequence: ["out": result.out, "lse": result.lse.cast(to: wide)])
@@ -175,7 +183,7 @@ struct AttentionPart: Sendable {
 
     /// All ranks' parts, on rank 0; none on the others.
     func gathered(
-        over communicator: any Communicator, length: Int, _ layout: SequenceLayout
+        over communicator: any Communicator, _ shards: [Positions]
     ) throws -> [AttentionPart] {
         let names = (bySequence.keys.sorted(), shared.keys.sorted())
         let own = Message(names.0.map { bySequence[$0]! } + names.1.map { shared[$0]! })
@@ -183,8 +191,7 @@ struct AttentionPart: Sendable {
         let received = try communicator.allToAll(messages)
         if communicator.rank != 0 { return [] }
         return received.enumerated().map { rank, message in
-            var part = AttentionPart(
-                positions: layout.positions(length: length, rank: rank, size: communicator.size), bySequence: [:])
+            var part = AttentionPart(positions: shards[rank], bySequence: [:])
             for (name, tensor) in zip(names.0, message.tensors) { part.bySequence[name] = tensor }
             for (name, tensor) in zip(names.1, message.tensors.dropFirst(names.0.count)) { part.shared[name] = tensor }
             return part

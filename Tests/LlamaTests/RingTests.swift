@@ -75,7 +75,8 @@ import Testing
     ) throws -> Outcome {
         let shares = try InProcessRanks.run(ranks, deadline: 120) { communicator, device in
             let model = try loadGolden(Self.model, dtype, on: device)
-            let shard = BatchShard(batch, layout: layout, mesh: ProcessMesh(sequence: communicator), on: device)
+            let shard = BatchShard(
+                batch, layout: layout, shares: nil, mesh: ProcessMesh(sequence: communicator), on: device)
             func open(_ local: some AttentionBackend) -> any AttentionBackend {
                 RingAttention(local, over: communicator)
             }

@@ -88,9 +88,19 @@ struct MPIProgramTests {
         #expect(try weights("mpi", step: 12) == weights("threads", step: 12))
     }
 
-    /// Ring attention between processes equals the one between threads to the bit, gradients and every option included.
-    @Test(arguments: MPIJob.isFullTest ? [2, 3, 4, 5, 7, 8] : [3])
-    func attentionEqualsThreadsBitForBit(_ ranks: Int) throws {
+    /// How a sequence is shared, and whether its ranks have unequal parts.
+    static let sharings: [(backend: String, layout: String, unequal: Bool, ranks: Int)] =
+        (MPIJob.isFullTest ? [2, 3, 4, 5, 7, 8] : [3]).flatMap { ranks in
+            ["contiguous", "zigzag", "striped"].map { ("ring", $0, false, ranks) }
+                + ["gather", "ulysses", "mesh"].map { ($0, "zigzag", false, ranks) } + [("ring", "zigzag", true, ranks)]
+        } + [("mesh", "contiguous", false, 4)]
+
+    /// Attention between processes equals the one between threads to the bit, gradients and every option included.
+    @Test(arguments: sharings)
+    func attentionEqualsThreadsBitForBit(
+        _ sharing: (backend: String, layout: String, unequal: Bool, ranks: Int)
+    ) throws {
+        let (backend, layout, ranks) = (sharing.backend, sharing.layout, sharing.ranks)
         let (batch, heads, keyHeads, length, size) = (1, 4, 2, 131, 16)
         let device = CPUDevice(threads: 1)
         func draw(_ key: UInt64, _ shape: [Int]) -> Tensor { Tensor.random(.normal, shape, key: key, on: device) }
@@ -106,28 +116,27 @@ struct MPIProgramTests {
             }
         }
         try HDF5File.write(folder / "in.h5", tensors: sources)
-        for layout in ["contiguous", "zigzag", "striped"] {
-            func arguments(_ output: String, _ link: String) -> [String] {
-                [
-                    "attention", "run", folder / "in.h5", folder / output, "--backend", "ring", "--local", "cpu",
-                    "--ranks", "\(ranks)", "--link", link, "--layout", layout, "--mask", "causal", "--window", "70",
-                    "--soft-cap", "5", "--grad",
-                ]
-            }
-            let job = try MPIJob.run(.openMPI, ranks, "ringzoo", arguments("mpi.h5", "mpi"))
-            #expect(job.code == 0, "\(job.output)")
-            let threads = try MPIJob(program: MPIJob.program("ringzoo"), arguments("threads.h5", "threads")).finish()
-            #expect(threads.code == 0, "\(threads.output)")
-            let (a, b) = (
-                try HDF5File.readForeign(folder / "mpi.h5"), try HDF5File.readForeign(folder / "threads.h5")
-            )
-            #expect(a.tensors.map(\.name).sorted() == ["dbias", "dk", "dq", "dsinks", "dv", "lse", "out"])
-            for info in a.tensors {
-                let same =
-                    try a.bytes(of: info.name).withUnsafeBytes { Array($0) }
-                    == b.bytes(of: info.name).withUnsafeBytes { Array($0) }
-                #expect(same, "\(info.name), \(layout)")
-            }
+        let shares = sharing.unequal ? ["--shares", (1...ranks).map(String.init).joined(separator: ",")] : []
+        func arguments(_ output: String, _ link: String) -> [String] {
+            [
+                "attention", "run", folder / "in.h5", folder / output, "--backend", backend, "--local", "cpu",
+                "--ranks", "\(ranks)", "--link", link, "--layout", layout, "--mask", "causal", "--window", "70",
+                "--soft-cap", "5", "--grad",
+            ] + shares
+        }
+        let job = try MPIJob.run(.openMPI, ranks, "ringzoo", arguments("mpi.h5", "mpi"))
+        #expect(job.code == 0, "\(job.output)")
+        let threads = try MPIJob(program: MPIJob.program("ringzoo"), arguments("threads.h5", "threads")).finish()
+        #expect(threads.code == 0, "\(threads.output)")
+        let (a, b) = (
+            try HDF5File.readForeign(folder / "mpi.h5"), try HDF5File.readForeign(folder / "threads.h5")
+        )
+        #expect(a.tensors.map(\.name).sorted() == ["dbias", "dk", "dq", "dsinks", "dv", "lse", "out"])
+        for info in a.tensors {
+            let same =
+                try a.bytes(of: info.name).withUnsafeBytes { Array($0) }
+                == b.bytes(of: info.name).withUnsafeBytes { Array($0) }
+            #expect(same, "\(info.name), \(sharing)")
         }
     }
 

@@ -67,15 +67,15 @@ import Testing
         #expect(gradients.count == (isTracked ? 2 : 1))
     }
 
-    /// The same through the tape on a ring: every rank differentiates the sum over its own rows, and the parts make the whole.
-    @Test(arguments: LocalKernel.allCases)
-    func ringGradientsAreCentralDifferences(_ local: LocalKernel) throws {
+    /// The same through the tape on several ranks: every rank differentiates the sum over its own rows, and the parts make the whole.
+    @Test(arguments: DistributedKernel.all)
+    func gradientsOfRanksAreCentralDifferences(_ kernel: DistributedKernel) throws {
         for bits in [0, 0b100, 0b111, 0b101_1100, 0b1110_0011, 0b1111_1111] {
             for (ranks, layout) in [(2, SequenceLayout.zigzag), (3, .striped), (4, .contiguous)] {
                 let input = AttentionCase(
                     "ring options", heads: 2, keyHeads: 1, length: 5, headSize: 2, dtype: .float64,
                     seed: UInt64(bits + 1), Self.terms(Self.options(bits), biasAxes: 0b1110))
-                let got = try Self.ringGradients(input, ranks, layout, local)
+                let got = try Self.gradients(input, ranks, layout, kernel)
                 let expected = Self.centralDifferences(input)
                 for (name, values) in expected {
                     let violation = Self.check.tolerance.violation(got[name] ?? [], values)
@@ -88,13 +88,13 @@ import Testing
     }
 
     /// Gradients of sum(out * dOut) by name, from `attend` on every rank.
-    private static func ringGradients(
-        _ input: AttentionCase, _ ranks: Int, _ layout: SequenceLayout, _ local: LocalKernel
+    private static func gradients(
+        _ input: AttentionCase, _ ranks: Int, _ layout: SequenceLayout, _ kernel: DistributedKernel
     ) throws -> [String: [Double]] {
         let parts = try InProcessRanks.run(ranks) { communicator, device in
             let own = layout.positions(length: input.length, rank: communicator.rank, size: ranks)
             let inputs = input.inputs(at: own, on: device)
-            let backend = local.ring(communicator)
+            let backend = kernel.over(communicator)
             let mask = inputs.problem.mask
             let parameters = [inputs.q, inputs.k, inputs.v] + [mask.bias, mask.sinks].compactMap { $0 }
             let gradients = try valueAndGradient(at: parameters) { x in

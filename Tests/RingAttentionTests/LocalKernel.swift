@@ -1,8 +1,13 @@
 import AttentionCore
 import BLASAttention
 import CPUAttention
+import ConformanceKit
 import DistributedCore
+import GatherAttention
+import MeshAttention
 import RingAttention
+import Testing
+import UlyssesAttention
 
 /// The backends that compute inside a rank.
 enum LocalKernel: String, CaseIterable, Sendable {
@@ -16,10 +21,55 @@ enum LocalKernel: String, CaseIterable, Sendable {
     }
 
     /// A ring of this kernel over the ranks of a communicator.
-    func ring(_ communicator: any Communicator) -> any AttentionBackend {
-        switch self {
-        case .cpu: RingAttention(CPUAttention(), over: communicator)
-        case .blas: RingAttention(BLASAttention(), over: communicator)
+    func ring(_ communicator: any Communicator) -> any AttentionBackend { Strategy.ring.over(self, communicator) }
+}
+
+/// The ways to share one sequence among ranks. All keep the laws of these suites.
+enum Strategy: String, CaseIterable, Sendable {
+    case ring, gather, ulysses, mesh
+
+    func over(_ local: LocalKernel, _ communicator: any Communicator) -> any AttentionBackend {
+        switch local {
+        case .cpu: over(CPUAttention(), communicator)
+        case .blas: over(BLASAttention(), communicator)
         }
+    }
+
+    private func over(_ local: some AttentionBackend, _ communicator: any Communicator) -> any AttentionBackend {
+        switch self {
+        case .ring: RingAttention(local, over: communicator)
+        case .gather: GatherAttention(local, over: communicator)
+        case .ulysses: UlyssesAttention(local, over: communicator)
+        case .mesh:
+            MeshAttention(
+                local, over: communicator, headRanks: nil, heads: UlyssesAttentionProvider(),
+                ring: RingAttentionProvider())
+        }
+    }
+}
+
+/// A strategy over a local kernel. `make test` takes the ring over both, and the others over `cpu`: what they add to it is the way
+/// tensors travel.
+struct DistributedKernel: Sendable, CustomTestStringConvertible {
+    var strategy: Strategy
+    var local: LocalKernel
+    var testDescription: String { "\(strategy) over \(local)" }
+
+    static let all = Strategy.allCases.flatMap { strategy in
+        LocalKernel.allCases.filter { TestScale.full || strategy == .ring || $0 == .cpu }.map {
+            DistributedKernel(strategy: strategy, local: $0)
+        }
+    }
+
+    func over(_ communicator: any Communicator) -> any AttentionBackend { strategy.over(local, communicator) }
+
+    /// The cases of ConformanceKit; `make test` takes the short ones alone for what is not the ring.
+    var cases: [AttentionCase] {
+        AttentionConformance.cases().filter { TestScale.full || strategy == .ring || $0.length <= 120 }
+    }
+
+    /// Layouts worth trying at this number of ranks: only for the ring is each another order of hops.
+    func layouts(_ ranks: Int) -> [SequenceLayout] {
+        TestScale.full || strategy == .ring || ranks == 3 ? SequenceLayout.allCases : [.zigzag]
     }
 }

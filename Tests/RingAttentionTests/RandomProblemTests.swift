@@ -74,36 +74,37 @@ import Testing
 
     static let count = TestScale.full ? 2_000 : 300
 
-    @Test(arguments: LocalKernel.allCases)
-    func randomProblemsEqualTheOracle(_ local: LocalKernel) throws {
+    @Test(arguments: DistributedKernel.all)
+    func randomProblemsEqualTheOracle(_ kernel: DistributedKernel) throws {
         var errors: [String: AttentionTruth.ErrorSum] = [:]
         for index in 1...Self.count {
             let problem = Self.problem(index)
             let input = problem.input
-            let outcome = try AttentionOutcome(input, shards: problem.shards, local.ring)
+            let outcome = try AttentionOutcome(input, shards: problem.shards) { kernel.over($0) }
             let truth = AttentionTruth(input)
             let violations = truth.violations(outcome, includingRMS: false)
             #expect(
                 violations.isEmpty,
-                "\(local), \(input.terms), \(problem.shards):\n\(violations.joined(separator: "\n"))")
+                "\(kernel), \(input.terms), \(problem.shards):\n\(violations.joined(separator: "\n"))")
             errors["\(input.dtype), spread \(input.spread)", default: .init()].add(truth, outcome)
         }
         for (kind, sum) in errors {
             for (name, ratio) in sum.ratios {
-                #expect(ratio <= 2, "\(local), \(kind): RMS error of \(name) is \(ratio) times the naive computation's")
+                #expect(
+                    ratio <= 2, "\(kernel), \(kind): RMS error of \(name) is \(ratio) times the naive computation's")
             }
         }
     }
 
     /// Padding is a document of its own whose upstream gradient is 0: what it holds gets no gradient, not even a rounding.
-    @Test(arguments: LocalKernel.allCases)
-    func gradientsOfPaddingAreExactlyZero(_ local: LocalKernel) throws {
+    @Test(arguments: DistributedKernel.all)
+    func gradientsOfPaddingAreExactlyZero(_ kernel: DistributedKernel) throws {
         var (padded, real) = (0, 0)
         for index in 1...Self.count {
             let problem = Self.problem(index)
             let input = problem.input
             guard let documents = problem.documents, documents.contains(where: { $0 < 0 }) else { continue }
-            let outcome = try AttentionOutcome(input, shards: problem.shards, local.ring)
+            let outcome = try AttentionOutcome(input, shards: problem.shards) { kernel.over($0) }
             for (name, values, heads) in [
                 ("dQ", outcome.dQ, input.heads), ("dK", outcome.dK, input.keyHeads), ("dV", outcome.dV, input.keyHeads),
             ] {
@@ -113,7 +114,7 @@ import Testing
                     let id = documents[documents.count == input.length ? token : batch * input.length + token]
                     if id < 0 {
                         padded += 1
-                        #expect(value == 0, "\(local), \(input): \(name)[\(index)] of token \(token)")
+                        #expect(value == 0, "\(kernel), \(input): \(name)[\(index)] of token \(token)")
                     } else if value != 0 {
                         real += 1
                     }

@@ -45,6 +45,22 @@ import Testing
         #expect(ring.last! < ring[0])
     }
 
+    /// Every strategy, and ranks of unequal shares: on an even number of ranks and one that divides neither heads nor tokens.
+    @Test(arguments: [
+        ["attention.strategy=gather", "parallel.sequence=3"], ["attention.strategy=ulysses", "parallel.sequence=3"],
+        ["attention.strategy=ulysses", "parallel.sequence=4"], ["attention.strategy=mesh", "parallel.sequence=4"],
+        ["attention.strategy=mesh", "parallel.sequence=6", "attention.headRanks=3"],
+        ["attention.strategy=ring", "parallel.sequence=3", "parallel.shares=[3, 1, 2]"],
+        ["attention.strategy=ring", "parallel.sequence=3", "parallel.shares=[3, 1, 2]", "attention.layout=contiguous"],
+        ["attention.strategy=ulysses", "parallel.sequence=2", "parallel.shares=[1, 4]", "attention.layout=striped"],
+    ])
+    func strategiesAndSharesGiveTheSameLosses(_ settings: [String]) throws {
+        let whole = try Job("data.context=35").losses(10)
+        let shared = try Job(["data.context=35"] + settings).losses(10)
+        #expect(relativeDifference(shared, whole) < 1e-5)
+        #expect(shared.last! < shared[0])
+    }
+
     @Test func ranksHoldBitEqualWeights() throws {
         for layout in ["zigzag", "striped"] {
             let job = try Job("attention.backend=ring", "attention.layout=\(layout)", "parallel.sequence=3")

@@ -24,6 +24,8 @@ import ZooCore
             "attention.backend=ring", "parallel.data=2", "parallel.sequence=2", "parallel.shardParameters=true",
             "precision=bf16",
         ],
+        ["attention.backend=ring", "parallel.sequence=3", "parallel.shares=[3, 1, 2]", "data.context=97"],
+        ["attention.backend=ulysses", "parallel.sequence=2", "data.context=97"],
     ]
     /// No test asks for the time.
     private static let speed = DeviceSpeed(products: 1e12, attention: 1e12, memory: 1e11, launch: 1e-6)

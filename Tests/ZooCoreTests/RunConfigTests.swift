@@ -23,7 +23,8 @@ struct RunConfigTests {
         #expect(config.model.name == "llama" && config.model.preset == "byte-25m" && config.model.from == nil)
         #expect(config.attention.backend == "auto" && config.attention.local == "auto")
         #expect(config.attention.layout == .auto && config.attention.block == .auto)
-        #expect(config.attention.strategy == .ring)
+        #expect(config.attention.strategy == "auto" && config.attention.headRanks == .auto)
+        #expect(config.parallel.shares == nil)
         #expect(config.parallel.sequence == 1 && config.parallel.data == 1 && config.parallel.tensor == 1)
         #expect(!config.parallel.shardParameters && config.parallel.link == .auto && config.parallel.deadline == 60)
         #expect(config.data.kind == "text" && config.data.paths == ["corpus.txt"] && config.data.tokenizer == "bytes")
@@ -46,6 +47,8 @@ struct RunConfigTests {
         #expect(config.model.name == "llama" && config.model.from == "base.h5")
         #expect(config.attention.backend == "ring" && config.attention.local == "cpu")
         #expect(config.attention.layout == .striped && config.attention.block == .auto)
+        #expect(config.attention.strategy == "ring" && config.attention.headRanks == .count(2))
+        #expect(config.parallel.shares == [2, 1, 1, 3])
         #expect(config.parallel.sequence == 4 && config.parallel.link == .threads && config.parallel.deadline == 2.5)
         #expect(config.data.kind == "jsonl" && config.data.paths == ["a.jsonl", "no"])
         #expect(config.data.tokenizerNameAndPath.name == "gpt2")
@@ -75,7 +78,7 @@ struct RunConfigTests {
         let sections = Dictionary(grouping: places.keys.filter { $0.contains(".") }) { $0.prefix { $0 != "." } }
         #expect(
             sections.mapValues(\.count) == [
-                "model": 3, "attention": 5, "parallel": 6, "data": 9, "optimizer": 9, "memory": 4, "run": 8,
+                "model": 3, "attention": 6, "parallel": 7, "data": 9, "optimizer": 9, "memory": 4, "run": 8,
             ])
     }
 
@@ -120,6 +123,13 @@ struct RunConfigTests {
         ("attention.layout=ziczac", "one of auto, contiguous, zigzag, striped would work; did you mean zigzag?"),
         ("attention.block=0", "attention.block is \"0\"; auto or a whole number of at least 1 would work"),
         ("precision=fp32", "one of float32, bf16 would work; did you mean float32?"),
+        (
+            "parallel.shares=[1, 0]",
+            "parallel.shares has \"0\" in it; a list of 1 whole number of at least 1 would work"
+        ),
+        ("parallel.shares=[2, 1]", "parallel.shares has 2 numbers; a list of 1 whole number of at least 1 would work"),
+        ("parallel.shares=2", "parallel.shares is \"2\"; a list of 1 whole number of at least 1 would work"),
+        ("attention.headRanks=0", "attention.headRanks is \"0\"; auto or a whole number of at least 1 would work"),
         ("parallel.sequence=0", "a whole number of at least 1 would work"),
         ("parallel.deadline=0", "a number above 0.0 would work"),
         ("data.validation=1", "a number of at least 0.0 and below 1.0 would work"),
@@ -140,7 +150,6 @@ struct RunConfigTests {
         ("parallel.data=2", "parallel.data: only 1 works"), ("parallel.tensor=2", "parallel.tensor: only 1 works"),
         ("parallel.shardParameters=true", "parallel.shardParameters: only false works"),
         ("attention.block=256", "attention.block: only auto works"),
-        ("attention.strategy=ulysses", "attention.strategy: only ring works"),
     ]) func missingFeatureIsRefused(override: String, expected: String) throws {
         let message = configMessage { try config(shortest, [override]) }
         #expect(message.hasPrefix("--set \(override): \(expected)"), "\(message)")
@@ -178,8 +187,8 @@ private let everything = """
       heads: [1, 2]
       rope: {base: 1e4, scaled: no}
       note: "no"
-    attention: {backend: ring, local: cpu, layout: striped, block: auto, strategy: ring}
-    parallel: {sequence: 4, data: 1, tensor: 1, shardParameters: off, link: threads, deadline: 2.5}
+    attention: {backend: ring, local: cpu, layout: striped, block: auto, strategy: ring, headRanks: 2}
+    parallel: {sequence: 4, data: 1, tensor: 1, shardParameters: off, link: threads, deadline: 2.5, shares: [2, 1, 1, 3]}
     data:
       kind: jsonl
       path: [a.jsonl, no]

@@ -18,13 +18,14 @@ public final class RehearsalCommunicator: Communicator {
     private let sent = Mutex(Traffic())
 
     public init(
-        rank: Int, size: Int, length: Int, layout: SequenceLayout, link: RehearsalLink, on device: RehearsalDevice
+        rank: Int, size: Int, length: Int, layout: SequenceLayout, shares: [Int]? = nil, link: RehearsalLink,
+        on device: RehearsalDevice
     ) {
         self.rank = rank
         self.size = size
         self.link = link
         clock = device
-        shards = (0..<size).map { layout.positions(length: length, rank: $0, size: size) }
+        shards = layout.shards(length: length, size: size, shares: shares)
     }
 
     public var traffic: Traffic { sent.withLock { $0 } }
@@ -52,27 +53,19 @@ public final class RehearsalCommunicator: Communicator {
             message.tensors.map { Tensor(uninitialised: $0.shape, $0.dtype, on: clock) }, integers: message.integers)
     }
 
-    public func startRotate(_ message: Message, hop: Int?) throws -> any PendingRotation {
-        count(1, message.byteCount)
+    public func startShift(_ message: Message, to receiver: Int?, from sender: Int?, hop: Int?) throws
+        -> any PendingShift
+    {
         // What is strided is packed by the rank that owns it.
-        let packed = message.tensors.map { $0.detached.contiguous() }
-        return Rotation(
-            communicator: self, sending: packed, arriving: arriving(message, hop), arrival: arrival(message.byteCount))
-    }
-
-    /// What a message from the rank before looks like. At hop h this rank sends what belongs to the block of rank - h, and gets what
-    /// belongs to the one before that, which may have another number of tokens.
-    private func arriving(_ message: Message, _ hop: Int?) -> Outline {
-        var outline = Outline(integers: message.integers, parts: message.tensors.map { ($0.shape, $0.dtype) })
-        guard let hop else { return outline }
-        let (own, next) = (shards[modulo(rank - hop)], shards[modulo(rank - hop - 1)])
-        if outline.integers == own.numbers { outline.integers = next.numbers }
-        // Keys and values are [B, H, T, D], documents [B, T].
-        for part in outline.parts.indices {
-            let axis = outline.parts[part].shape.count == 4 ? 2 : outline.parts[part].shape.count - 1
-            outline.parts[part].shape[axis] = next.count
+        let packed = receiver == nil ? [] : message.tensors.map { $0.detached.contiguous() }
+        if receiver != nil { count(1, message.byteCount) }
+        // All ranks start at the same time: what arrives here was sent when this rank would have.
+        let arrival = receiver == nil && sender == nil ? 0 : arrival(message.byteCount)
+        let arriving = sender.map { sender in
+            hop.map { outline(message, from: shards[modulo(rank - $0)], to: shards[modulo(sender - $0)]) }
+                ?? outline(message)
         }
-        return outline
+        return Shift(communicator: self, sending: packed, arriving: arriving, arrival: arrival)
     }
 
     private func modulo(_ rank: Int) -> Int { (rank % size + size) % size }
@@ -83,23 +76,46 @@ public final class RehearsalCommunicator: Communicator {
         var parts: [(shape: [Int], dtype: DType)]
     }
 
-    private final class Rotation: PendingRotation {
+    private func outline(_ message: Message) -> Outline {
+        Outline(integers: message.integers, parts: message.tensors.map { ($0.shape, $0.dtype) })
+    }
+
+    /// What a message about the tokens of one shard looks like for those of another, which may be more or fewer. At hop h a rank sends
+    /// what belongs to the block of rank - h.
+    private func outline(_ message: Message, from own: Positions, to other: Positions) -> Outline {
+        var outline = outline(message)
+        for positions in [[own], [own, own]] where outline.integers == Positions.integers(positions) {
+            outline.integers = Positions.integers(positions.map { _ in other })
+        }
+        // Keys and values are [B, H, T, D], rows [B, H, T], documents [B, T].
+        for part in outline.parts.indices {
+            let axis = min(outline.parts[part].shape.count - 1, 2)
+            outline.parts[part].shape[axis] = other.count
+        }
+        return outline
+    }
+
+    private func tensors(_ outline: Outline) -> [Tensor] {
+        outline.parts.map { Tensor(uninitialised: $0.shape, $0.dtype, on: clock) }
+    }
+
+    private final class Shift: PendingShift {
         private let communicator: RehearsalCommunicator
-        private let arriving: Outline
+        private let arriving: Outline?
         private let arrival: Double
         /// Held until the peer has taken them.
         private let sending: Mutex<[Tensor]>
 
-        init(communicator: RehearsalCommunicator, sending: [Tensor], arriving: Outline, arrival: Double) {
+        init(communicator: RehearsalCommunicator, sending: [Tensor], arriving: Outline?, arrival: Double) {
             (self.communicator, self.arriving, self.arrival) = (communicator, arriving, arrival)
             self.sending = Mutex(sending)
         }
 
-        func wait() -> Message {
+        func wait() -> Message? {
             communicator.clock.wait(until: arrival)
-            let tensors = arriving.parts.map { Tensor(uninitialised: $0.shape, $0.dtype, on: communicator.clock) }
+            let message = arriving.map { Message(communicator.tensors($0), integers: $0.integers) }
             sending.withLock { $0 = [] }
-            return Message(tensors, integers: arriving.integers)
+            return message
         }
     }
 
@@ -138,8 +154,20 @@ public final class RehearsalCommunicator: Communicator {
     }
 
     public func allToAll(_ messages: [Message]) throws -> [Message] {
+        let own = messages[rank]
+        // What tells its tokens' positions is about this rank's; the others send the same about theirs.
+        let tellsPositions = own.integers == Positions.integers([shards[rank], shards[rank]])
+        if tellsPositions && messages.contains(where: { $0.byteCount != own.byteCount }) {
+            throw RingZooError(
+                .config, "a plan takes all ranks to do the same, but heads do not divide evenly among \(size) ranks",
+                tried: ["a number of ranks that divides the key/value heads would work, or strategy ring"])
+        }
         for (peer, message) in messages.enumerated() where peer != rank { exchange(1, message.byteCount) }
-        return messages.map(copy)
+        return (0..<size).map { peer in
+            if !tellsPositions || peer == rank { return copy(own) }
+            let arriving = outline(own, from: shards[rank], to: shards[peer])
+            return Message(tensors(arriving), integers: arriving.integers)
+        }
     }
 
     public func broadcast(_ message: Message, from root: Int) throws -> Message {
@@ -150,11 +178,8 @@ public final class RehearsalCommunicator: Communicator {
     public func barrier() throws { exchange(size > 1 ? 1 : 0, 0) }
 
     public func split(color: Int) throws -> any Communicator {
-        throw RingZooError(.internalFailure, "a rehearsal has one group of ranks")
+        throw RingZooError(
+            .config, "a plan has one group of ranks, and this strategy splits them",
+            tried: ["strategy ring, gather or ulysses would work"])
     }
-}
-
-extension Positions {
-    /// Start, count and stride of each run, as key blocks carry them.
-    fileprivate var numbers: [Int] { runs.flatMap { [$0.start, $0.count, $0.stride] } }
 }

@@ -20,9 +20,13 @@ public struct RecordedCommunicator: Communicator {
         return try body()
     }
 
-    public func startRotate(_ message: Message, hop: Int?) throws -> any PendingRotation {
-        try recorded("rotate start", message.byteCount) {
-            RecordedRotation(base: try base.startRotate(message, hop: hop), device: device, bytes: message.byteCount)
+    public func startShift(_ message: Message, to receiver: Int?, from sender: Int?, hop: Int?) throws
+        -> any PendingShift
+    {
+        let bytes = receiver == nil ? 0 : message.byteCount
+        return try recorded("rotate start", bytes) {
+            let shift = try base.startShift(message, to: receiver, from: sender, hop: hop)
+            return RecordedShift(base: shift, device: device, bytes: bytes)
         }
     }
 
@@ -54,12 +58,12 @@ public struct RecordedCommunicator: Communicator {
     public func split(color: Int) throws -> any Communicator { RecordedCommunicator(try base.split(color: color)) }
 }
 
-private struct RecordedRotation: PendingRotation {
-    let base: any PendingRotation
+private struct RecordedShift: PendingShift {
+    let base: any PendingShift
     let device: any Device
     let bytes: Int
 
-    func wait() throws -> Message {
+    func wait() throws -> Message? {
         let span = device.recorder?.open("rotate wait", bytes: Double(bytes))
         defer { span?.close() }
         return try base.wait()

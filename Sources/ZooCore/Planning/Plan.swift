@@ -39,7 +39,9 @@ public struct Planner: Sendable {
     public func plan(_ setting: StepRehearsal.Setting) throws -> Plan {
         var setting = setting
         // The causal work of a contiguous layout grows with the rank; in the others all have the same, and rank 0 the odd token.
+        // With shares the one with the largest share.
         setting.rank = setting.layout == .contiguous ? setting.mesh.sequence - 1 : 0
+        if let shares = setting.shares { setting.rank = shares.firstIndex(of: shares.max()!)! }
         let step = try StepRehearsal(
             of: blueprint, setting, on: device.speed, workers: device.workers, link: device.link,
             attention: attention)

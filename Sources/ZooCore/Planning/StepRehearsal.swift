@@ -21,6 +21,8 @@ public struct StepRehearsal: Sendable, Hashable {
         /// Whether rows of parameters lie over the ranks.
         public var shardParameters = false
         public var layout = SequenceLayout.zigzag
+        /// The ranks' parts of the sequence in relation to each other; nil for equal parts.
+        public var shares: [Int]?
         public var precision = NeuralCore.Precision.float32
         public var memory = SequenceContext.MemoryPlan()
 
@@ -34,6 +36,7 @@ public struct StepRehearsal: Sendable, Hashable {
             mesh = run.mesh
             shardParameters = run.config.parallel.shardParameters
             layout = run.plan.layout
+            shares = run.plan.shares
             precision = run.plan.precision
             memory = run.plan.memory
         }
@@ -66,7 +69,8 @@ public struct StepRehearsal: Sendable, Hashable {
         let shared = RehearsalLink(link)
         func group(_ size: Int, rank: Int = 0) -> RehearsalCommunicator {
             RehearsalCommunicator(
-                rank: rank, size: size, length: setting.context, layout: setting.layout, link: shared, on: device)
+                rank: rank, size: size, length: setting.context, layout: setting.layout,
+                shares: size == setting.mesh.sequence ? setting.shares : nil, link: shared, on: device)
         }
         let shape = setting.mesh
         let ranks = group(shape.sequence, rank: setting.rank)
@@ -80,6 +84,7 @@ public struct StepRehearsal: Sendable, Hashable {
             steps: 2, schedule: try Schedule(.constant, rate: 1e-3, finalRate: 0, warmup: 0, steps: 2))
         plan.accumulate = setting.accumulate
         plan.layout = setting.layout
+        plan.shares = setting.shares
         plan.precision = setting.precision
         plan.memory = setting.memory
         let backend = try attention(ranks)
