@@ -27,7 +27,7 @@ static double median_seconds(void (*body)(void *), void *arg) {
     double times[100];
     int count = 0;
     body(arg);
-    const double start = seconds_now(), enough = quick ? 0.15 : 0.5;
+    const double start = seconds_now(), enough = quick ? 0.3 : 0.6;
     do {
         const double begin = seconds_now();
         body(arg);
@@ -211,7 +211,7 @@ static void decoding(const char *set, number_type type) {
 }
 
 int main(int count, char **arguments) {
-    static const char *known[] = {"avx512bf16", "avx512", "avx2", "portable", "bf16-emulated"};
+    static const char *known[] = {"amx", "avx512bf16", "avx512", "avx2", "portable", "bf16-emulated", "amx-emulated"};
     enum { KNOWN = sizeof known / sizeof known[0] };
     const char *asked[KNOWN] = {0};
     const char *type_asked = NULL;
@@ -233,7 +233,7 @@ int main(int count, char **arguments) {
             asked[sets++] = arguments[++i];
         } else {
             fprintf(stderr, "usage: %s [--quick] [--check] [--shapes] [--profile] [--threads N] [--type float32|bf16]\n"
-                            "       [--set avx512bf16|avx512|avx2|portable|bf16-emulated]...\n", arguments[0]);
+                            "       [--set amx|avx512bf16|avx512|avx2|portable|bf16-emulated|amx-emulated]...\n", arguments[0]);
             return 64;
         }
     }
@@ -254,7 +254,7 @@ int main(int count, char **arguments) {
         if (!wanted[i]) continue;
         rz_attention_set_kernels(known[i]);
         // bf16 differs from float32 only where it has an engine of its own.
-        const bool own = strcmp(known[i], "avx512bf16") == 0 || strcmp(known[i], "bf16-emulated") == 0;
+        const bool own = rz_attention_multiply_adds(2, 1) != rz_attention_multiply_adds(4, 1);
         for (number_type type = own ? BFLOAT16 : FLOAT32;; type = FLOAT32) {
             if (!type_asked || strcmp(type_asked, name_of(type)) == 0) {
                 shapes(known[i], type);

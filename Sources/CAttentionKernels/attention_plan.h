@@ -8,8 +8,6 @@
 #include "CAttentionKernels.h"
 
 enum {
-    ROW_TILE = 6,           // rows of a register tile, in every kernel set
-    MAXIMUM_SHARE = 4,      // blocks of queries (backward: of keys) that one unit takes, and packs the other side for once
     DECODE_QUERIES = 16,    // up to here a call may be cut over the keys
     MAXIMUM_PARTIALS = 16,  // parallel pieces such a call is cut into
     FEW_ROWS = 8,           // up to here, against many keys, K and V are not packed: memory is the limit
@@ -28,8 +26,10 @@ typedef enum { PAIR_SKIPPED, PAIR_PARTIAL, PAIR_FULL } pair_kind;
 struct attention_plan;
 typedef struct {
     int64_t line;                            // numbers of 64 bytes, as the products read them
+    int64_t row_tile;                        // rows that a product takes at a time
     int64_t key_block;                       // keys of a block
     int64_t forward_rows, backward_rows;     // rows of a block, over the query heads of one kv head
+    int64_t maximum_share;                   // blocks of a unit, at most
     size_t (*forward_worker_bytes)(const struct attention_plan *plan);
     size_t (*backward_worker_bytes)(const struct attention_plan *plan);
     size_t (*partial_bytes)(const struct attention_plan *plan);
@@ -53,7 +53,7 @@ typedef struct attention_plan {
     int64_t group;                           // query heads of one kv head
     int64_t padded_size;                     // D up to a multiple of 64 bytes of what the products read
     int64_t query_block, query_blocks;       // queries of a block (each has `group` rows), number of blocks
-    int64_t rows;                            // rows of a block, up to a multiple of ROW_TILE
+    int64_t rows;                            // rows of a block, up to a multiple of row_tile
     int64_t key_blocks;
     int64_t share;                           // blocks of a unit: of queries forward, of keys backward
     int64_t head_units;                      // units of one (batch, kv head)
@@ -70,9 +70,10 @@ typedef struct attention_plan {
 } attention_plan;
 
 extern const kernel_table portable_float_kernels, portable_double_kernels, emulated_bfloat16_kernels;
+extern const kernel_table emulated_amx_kernels;
 #if defined(__x86_64__)
 extern const kernel_table avx2_float_kernels, avx2_double_kernels, avx512_float_kernels, avx512_double_kernels;
-extern const kernel_table avx512_bfloat16_kernels;
+extern const kernel_table avx512_bfloat16_kernels, amx_bfloat16_kernels;
 #endif
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

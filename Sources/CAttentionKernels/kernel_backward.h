@@ -3,12 +3,18 @@
 // dK and dV belong to the unit. dQ of a query block gets one addend from every unit, in the order of units: a ticket says which
 // was the last one, and a unit waits for its predecessor before it adds.
 
+#if defined(KERNEL_AMX)
+#include "kernel_key_sums_amx.h"
+#else
+#include "kernel_key_sums.h"
+#endif
+
 // A block of keys, packed once for all queries, and what it gathers.
 typedef struct {
     key_facts *keys;
     word *k, *v;                // K^T and V^T by panels of keys; row-major for external products
     word *kp;                   // K by panels of columns
-    real *dk, *dv;              // [KEY_ROWS][D']
+    real *dk, *dv;              // [KEY_ROWS][D'], or [D'][KEY_ROWS]: kernel_key_sums*.h
     bool open;                  // some query sees it
 } key_block;
 
@@ -17,10 +23,12 @@ typedef struct {
     row_facts *rows;
     index_range *visible;       // [rows] keys that a row sees
     index_range *any, *every;   // [rows / ROW_TILE] keys that some row and that every row of a tile sees
-    index_range *key_ranges;    // [KEY_ROWS / ROW_TILE] rows that see a tile of keys
+    index_range *key_ranges;    // [KEY_ROWS / KEY_TILE] rows that see a tile of keys
     int64_t count, tiles;       // rows in use, and up to a multiple of ROW_TILE
     word *q, *dout;             // [rows][D'], Q as pack_queries makes it
-    word *qp, *doutp;           // the same by panels of columns
+    word *qp, *doutp;           // the same packed for sums over queries
+    word *between;              // [rows][D'] on the way into qp and doutp, and
+    real *strip;                // [LANES][D'] on the way out of dk and dv, where they need one
     real *p, *ds;               // [rows][ROW_PITCH]
     word *p_words, *ds_words;   // [rows][ROW_PITCH]: P and dS for sums over queries; in `p` and `ds` where words are numbers
     word *ds_rows;              // [rows][WORD_PITCH]: dS for sums over keys, likewise
@@ -51,11 +59,13 @@ static size_t carve_backward(backward_scratch *s, const attention_plan *plan, ch
     s->visible = take(&at, rows * sizeof(index_range));
     s->any = take(&at, rows / ROW_TILE * sizeof(index_range));
     s->every = take(&at, rows / ROW_TILE * sizeof(index_range));
-    s->key_ranges = take(&at, KEY_ROWS / ROW_TILE * sizeof(index_range));
+    s->key_ranges = take(&at, KEY_ROWS / KEY_TILE * sizeof(index_range));
     s->q = take(&at, rows * word_width);
     s->dout = take(&at, rows * word_width);
     s->qp = take(&at, rows * word_width);
     s->doutp = take(&at, rows * word_width);
+    s->between = take(&at, PACKS_TWICE * rows * word_width);
+    s->strip = take(&at, PACKS_TWICE * LANES * width * n);
     s->p = take(&at, rows * ROW_PITCH * n);
     s->ds = take(&at, rows * ROW_PITCH * n);
     s->p_words = ROUNDS_WEIGHTS ? take(&at, rows / WORD_NUMBERS * ROW_PITCH * sizeof(word)) : (word *)s->p;
@@ -79,7 +89,7 @@ static size_t backward_worker_bytes(const attention_plan *plan) {
 
 // Where a tile sees nothing of a panel: the products over queries read these as numbers.
 INLINE void clear_gradient_tile(real *to) {
-    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+    EACH_ROW for (int r = 0; r < ROW_TILE; r++)
         UNROLLED for (int c = 0; c < TILE_VECTORS; c++) store(to + r * ROW_PITCH + c * LANES, (vector){0});
 }
 
@@ -93,9 +103,8 @@ INLINE void store_product(const backward_scratch *s, const word *a, const word *
                 continue;
             }
             vector acc[ROW_TILE][TILE_VECTORS];
-            clear_tile(acc);
             multiply_tile(TILE_VECTORS, a + row * words, words, 1, panel, TILE_VECTORS, words, acc);
-            UNROLLED for (int r = 0; r < ROW_TILE; r++)
+            EACH_ROW for (int r = 0; r < ROW_TILE; r++)
                 UNROLLED for (int c = 0; c < TILE_VECTORS; c++)
                     store(place + r * ROW_PITCH + c * LANES, scaled(acc[r][c], scale));
         }
@@ -190,11 +199,11 @@ NOT_INLINE void add_bias_gradient(const backward_scratch *s, const key_facts *ke
 
 // The rows that see a tile of keys, from the keys that the tiles of rows see.
 static void find_key_ranges(index_range *key_ranges, const index_range *any, int64_t tiles) {
-    for (int64_t key = 0; key < KEY_ROWS; key += ROW_TILE, key_ranges++) {
+    for (int64_t key = 0; key < KEY_ROWS; key += KEY_TILE, key_ranges++) {
         *key_ranges = (index_range){0, 0};
         for (int64_t row = 0; row < tiles; row += ROW_TILE) {
             const index_range *range = any + row / ROW_TILE;
-            if (range->first >= key + ROW_TILE || range->end <= key) continue;
+            if (range->first >= key + KEY_TILE || range->end <= key) continue;
             if (key_ranges->end == 0) key_ranges->first = (int32_t)row;
             key_ranges->end = (int32_t)(row + ROW_TILE);
         }
@@ -225,8 +234,8 @@ static void gather_queries(backward_scratch *s, const attention_plan *plan, int6
     memset(s->dout + rows * words, 0, sizeof(word) * (size_t)((tiles - rows) * words));
     memset(s->dq, 0, sizeof(real) * (size_t)(tiles * width));
     if (!has_products(p)) {
-        pack_columns(s->qp, s->q, 0, tiles, tiles, width);
-        pack_columns(s->doutp, s->dout, 0, tiles, tiles, width);
+        pack_key_factor(s->qp, s->between, s->q, tiles, width);
+        pack_key_factor(s->doutp, s->between, s->dout, tiles, width);
     }
     for (int64_t row = 0; row < tiles; row++) {
         // A row without a key, and a padding row: a huge lse makes P an exact zero.
@@ -305,9 +314,9 @@ static void backward_pair(backward_scratch *s, key_block *block, const attention
         memset(s->ds + rows * ROW_PITCH, 0, sizeof(real) * (size_t)((tiles - rows) * ROW_PITCH));
         round_gradients(s);
     }
-    const int64_t key_tiles = blocks_of(count, ROW_TILE) * ROW_TILE;
-    add_transposed_product(block->dv, width, s->p_words, s->doutp, tiles, key_tiles, s->key_ranges);
-    add_transposed_product(block->dk, width, s->ds_words, s->qp, tiles, key_tiles, s->key_ranges);
+    const int64_t key_tiles = blocks_of(count, KEY_TILE) * KEY_TILE;
+    add_key_sums(block->dv, width, s->p_words, s->doutp, tiles, key_tiles, s->key_ranges);
+    add_key_sums(block->dk, width, s->ds_words, s->qp, tiles, key_tiles, s->key_ranges);
     add_product(s->dq, width, s->ds_rows, block->kp, KEY_BLOCK, tiles, s->any);
 }
 
@@ -357,16 +366,23 @@ static void add_dq(const backward_scratch *s, const attention_plan *plan) {
     }
 }
 
-static void add_dk_dv(const key_block *block, const attention_plan *plan, int64_t head, int64_t first) {
-    const int64_t size = plan->problem->head_size, width = plan->padded_size;
-    const real scale = key_gradient_scale(plan->problem);
-    for (int64_t j = 0; j < block->keys->count; j++) {
-        const int64_t at = (head * plan->problem->key_count + first + j) * size;
-        real *restrict dk = (real *)plan->dk + at, *restrict dv = (real *)plan->dv + at;
-        const real *restrict dk_from = block->dk + j * width, *restrict dv_from = block->dv + j * width;
-        for (int64_t d = 0; d < size; d++) dk[d] += scale * dk_from[d];
-        for (int64_t d = 0; d < size; d++) dv[d] += dv_from[d];
+static void add_key_gradient(real *to, real factor, const real *sums, real *strip, int64_t keys, int64_t size,
+                             int64_t padded) {
+    for (int64_t key = 0; key < keys; key += LANES) {
+        const real *rows = rows_of_key_sums(strip, sums, key, padded);
+        for (int64_t j = key; j < smaller(keys, key + LANES); j++, rows += padded) {
+            real *restrict row = to + j * size;
+            for (int64_t d = 0; d < size; d++) row[d] += factor * rows[d];
+        }
     }
+}
+
+static void add_dk_dv(const backward_scratch *s, const key_block *block, const attention_plan *plan, int64_t head,
+                      int64_t first) {
+    const int64_t size = plan->problem->head_size, width = plan->padded_size, count = block->keys->count;
+    const int64_t at = (head * plan->problem->key_count + first) * size;
+    add_key_gradient((real *)plan->dk + at, key_gradient_scale(plan->problem), block->dk, s->strip, count, size, width);
+    add_key_gradient((real *)plan->dv + at, 1, block->dv, s->strip, count, size, width);
 }
 
 static void backward_unit(void *arg, int64_t index, int64_t worker) {
@@ -379,6 +395,7 @@ static void backward_unit(void *arg, int64_t index, int64_t worker) {
     const int64_t first = unit * plan->share, blocks = smaller(plan->share, plan->key_blocks - first);
     const term_facts terms = terms_of(plan);
     int64_t pairs = 0;
+    open_products();
 
     for (int64_t i = 0; i < plan->query_blocks; i++) {
         if (!unit_sees(plan, batch, unit, i)) continue;
@@ -399,7 +416,8 @@ static void backward_unit(void *arg, int64_t index, int64_t worker) {
         add_dq(&s, plan);
         atomic_store_explicit(ticket, index + 1, memory_order_release);
     }
+    close_products();
     atomic_fetch_add_explicit(&plan->pairs, pairs, memory_order_relaxed);
     for (int64_t b = 0; b < blocks; b++)
-        if (s.blocks[b].open) add_dk_dv(s.blocks + b, plan, head, (first + b) * KEY_BLOCK);
+        if (s.blocks[b].open) add_dk_dv(&s, s.blocks + b, plan, head, (first + b) * KEY_BLOCK);
 }

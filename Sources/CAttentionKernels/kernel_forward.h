@@ -134,7 +134,7 @@ NOT_INLINE void softmax_rows(forward_scratch *s, query_block *block, int64_t wid
 // MARK: S = Q K^T
 
 INLINE void store_tile(const int width, real *p, vector acc[ROW_TILE][TILE_VECTORS]) {
-    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+    EACH_ROW for (int r = 0; r < ROW_TILE; r++)
         UNROLLED for (int c = 0; c < width; c++) store(p + r * ROW_PITCH + c * LANES, acc[r][c]);
 }
 
@@ -158,25 +158,24 @@ INLINE void score_tile(const score_end end, const int width, forward_scratch *s,
                        int64_t row, int64_t column, const word *panel) {
     const int64_t words = padded / WORD_NUMBERS;
     vector acc[ROW_TILE][TILE_VECTORS];
-    clear_tile(acc);
     multiply_tile(width, block->q + row * words, words, 1, panel, TILE_VECTORS, words, acc);
     real *p = s->p + row * ROW_PITCH + column;
     if (end != EXPONENTIALS)
-        UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
             UNROLLED for (int c = 0; c < width; c++) acc[r][c] = scaled(acc[r][c], s->scale);
     if (end == STORE_LOGITS) {
         store_tile(width, p, acc);
         return;
     }
     if (end == MASKED_EXPONENTIALS)
-        UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
             UNROLLED for (int c = 0; c < width; c++)
                 acc[r][c] = replace_outside(acc[r][c], column + c * LANES, s->visible + row + r, (real)MASKED);
     const real scale = end == EXPONENTIALS ? s->scale : 1;   // what products still need to be logits
     // The steady state only asks whether any logit exceeds its reference by more than the slack: one comparison a row,
     // no reduction across lanes.
     vector_bits over = {0};
-    UNROLLED for (int r = 0; r < ROW_TILE; r++) {
+    EACH_ROW for (int r = 0; r < ROW_TILE; r++) {
         vector most = acc[r][0];
         UNROLLED for (int c = 1; c < width; c++) most = larger_of(acc[r][c], most);
         over |= scaled(most, scale) > all(block->m[row + r] + SLACK);
@@ -184,13 +183,13 @@ INLINE void score_tile(const score_end end, const int width, forward_scratch *s,
     if (__builtin_expect(any_bit(over), 0)) {   // through memory, so that nothing leaves its register in the steady state
         store_tile(width, p, acc);
         raise_tile(width, s, block, padded, row, column, scale);
-        UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
             UNROLLED for (int c = 0; c < width; c++) acc[r][c] = load(p + r * ROW_PITCH + c * LANES);
     }
     const real *references = block->m + row;
     real *sums = block->sums + row * LANES, *rounded_sums = block->rounded_sums + row * LANES;
     word *weights = s->weights + row * WORD_PITCH + column / WORD_NUMBERS;
-    UNROLLED for (int r = 0; r < ROW_TILE; r++) {
+    EACH_ROW for (int r = 0; r < ROW_TILE; r++) {
         const vector reference = all(references[r]);
         vector sum = load(sums + r * LANES), e[TILE_VECTORS];
         vector rounded = ROUNDS_WEIGHTS ? load(rounded_sums + r * LANES) : (vector){0};
@@ -419,6 +418,7 @@ static void forward_unit(void *arg, int64_t index, int64_t worker) {
     const query_unit u = unit_of(plan, unit);
     const int64_t width = plan->padded_size;
     term_facts terms = terms_of(plan);
+    open_products();
     if (ROUNDS_WEIGHTS) terms.keep_factor = 1;
 
     int64_t pairs[MAXIMUM_SHARE] = {0};
@@ -442,6 +442,7 @@ static void forward_unit(void *arg, int64_t index, int64_t worker) {
             pairs[i]++;
         }
     }
+    close_products();
     for (int64_t i = 0; i < u.blocks; i++) {
         if (pairs[i] == 0) continue;
         atomic_fetch_add_explicit(&plan->pairs, pairs[i], memory_order_relaxed);

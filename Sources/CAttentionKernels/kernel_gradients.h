@@ -6,7 +6,6 @@ typedef enum { PROBABILITIES, MASKED_PROBABILITIES, LOGIT_GRADIENTS } gradient_e
 INLINE void gradient_tile(const gradient_end end, backward_scratch *s, int64_t width, const word *a, int64_t row,
                           int64_t column, const word *panel, real *to) {
     vector acc[ROW_TILE][TILE_VECTORS];
-    clear_tile(acc);
     multiply_tile(TILE_VECTORS, a + row * width, width, 1, panel, TILE_VECTORS, width, acc);
     UNROLLED for (int r = 0; r < ROW_TILE; r++)
         UNROLLED for (int c = 0; c < TILE_VECTORS; c++) {

@@ -10,9 +10,8 @@ INLINE void gradient_tile(const bool masked, backward_scratch *s, const word *ke
     word *p_words = s->p_words + row / 2 * ROW_PITCH + column, *ds_words = s->ds_words + row / 2 * ROW_PITCH + column;
     word *ds_rows = s->ds_rows + row * WORD_PITCH + column / 2;
     const real *lse = s->lse + row, *delta = s->delta + row;
-    clear_tile(acc);
     multiply_tile(TILE_VECTORS, s->q + row * words, words, 1, keys, TILE_VECTORS, words, acc);
-    UNROLLED for (int r = 0; r < ROW_TILE; r += 2)
+    EACH_ROW for (int r = 0; r < ROW_TILE; r += 2)
         UNROLLED for (int c = 0; c < TILE_VECTORS; c++) {
             vector pair[2];
             UNROLLED for (int i = 0; i < 2; i++) {
@@ -23,9 +22,8 @@ INLINE void gradient_tile(const bool masked, backward_scratch *s, const word *ke
             }
             store_words(p_words + r / 2 * ROW_PITCH + c * LANES, words_of(pair[0], pair[1]));
         }
-    clear_tile(acc);
     multiply_tile(TILE_VECTORS, s->dout + row * words, words, 1, values, TILE_VECTORS, words, acc);
-    UNROLLED for (int r = 0; r < ROW_TILE; r += 2)
+    EACH_ROW for (int r = 0; r < ROW_TILE; r += 2)
         UNROLLED for (int c = 0; c < TILE_VECTORS; c += 2) {
             vector ds[2][2];
             UNROLLED for (int i = 0; i < 2; i++) {
@@ -40,7 +38,7 @@ INLINE void gradient_tile(const bool masked, backward_scratch *s, const word *ke
 
 // Where a tile sees nothing of a panel: the products over queries read these as numbers.
 INLINE void clear_query_words(word *to) {
-    UNROLLED for (int r = 0; r < ROW_TILE / 2; r++)
+    EACH_ROW for (int r = 0; r < ROW_TILE / 2; r++)
         UNROLLED for (int c = 0; c < TILE_VECTORS; c++) store_words(to + r * ROW_PITCH + c * LANES, (word_vector){0});
 }
 

@@ -1,33 +1,7 @@
-// Packed blocks and register-tiled products: C (6 rows x one panel of columns) stays in registers over the whole reduction.
-//
-// B is always packed: a panel holds PANEL columns side by side, row after row of the reduction, so the inner loop reads
-// it front to back. A is read by broadcasts at any two strides, so P^T needs no transpose.
+// Packed blocks and products over them. B is always packed: a panel holds PANEL columns side by side, row after row of the
+// reduction, so the inner loop reads it front to back.
 
-// Rows of dK and dV: they are computed in tiles of 6 keys.
-enum { KEY_ROWS = (KEY_BLOCK + ROW_TILE - 1) / ROW_TILE * ROW_TILE };
 _Static_assert(KEY_BLOCK % PANEL == 0, "a key block is whole panels");
-_Static_assert(KEY_ROWS <= ROW_PITCH, "a last tile of keys stays in its row");
-
-// acc += A (6 x depth words) B (depth words x width vectors). `pitch` is the vectors of a panel row, at least `width`.
-INLINE void multiply_tile(const int width, const word *a, int64_t row_stride, int64_t depth_stride, const word *b,
-                          const int pitch, int64_t depth, vector acc[ROW_TILE][TILE_VECTORS]) {
-    _Pragma("clang loop unroll_count(4)")
-    for (int64_t t = 0; t < depth; t++) {
-        word_vector column[TILE_VECTORS];
-        UNROLLED for (int c = 0; c < width; c++) column[c] = load_words(b + c * LANES);
-        UNROLLED for (int r = 0; r < ROW_TILE; r++) {
-            const word_vector x = all_words(a[r * row_stride]);
-            UNROLLED for (int c = 0; c < width; c++) acc[r][c] = multiply_add(x, column[c], acc[r][c]);
-        }
-        a += depth_stride;
-        b += pitch * LANES;
-    }
-}
-
-INLINE void clear_tile(vector acc[ROW_TILE][TILE_VECTORS]) {
-    UNROLLED for (int r = 0; r < ROW_TILE; r++)
-        UNROLLED for (int c = 0; c < TILE_VECTORS; c++) acc[r][c] = (vector){0};
-}
 
 // MARK: packing
 
@@ -63,20 +37,20 @@ typedef struct {
 
 // C [rows][padded] += A B, A read at two strides, B panels of `capacity` rows each. `rows` is a multiple of ROW_TILE. The
 // ranges are what of the reduction matters to a tile of 6 rows: outside it the other factor is zero, also within the first and
-// last word. C is fetched at the start of a tile and added at its end, off the critical path.
+// last step of a product. C is fetched at the start of a tile and added at its end, off the critical path.
 INLINE void add_product_panel(const int width, real *c, int64_t padded, const word *a, int64_t row_stride,
                               int64_t depth_stride, const word *b, int64_t rows, const index_range *ranges) {
     for (int64_t row = 0; row < rows; row += ROW_TILE, ranges++) {
         if (ranges->first >= ranges->end) continue;
-        const int64_t first = ranges->first / WORD_NUMBERS, depth = blocks_of(ranges->end, WORD_NUMBERS) - first;
-        UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        const int64_t step = PRODUCT_STEP / WORD_NUMBERS, first = ranges->first / PRODUCT_STEP * step;
+        const int64_t depth = blocks_of(ranges->end, PRODUCT_STEP) * step - first;
+        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
             UNROLLED for (int i = 0; i < width; i += 64 / VECTOR_BYTES)
                 __builtin_prefetch(c + (row + r) * padded + i * LANES, 1);
         vector acc[ROW_TILE][TILE_VECTORS];
-        clear_tile(acc);
         multiply_tile(width, a + row * row_stride + first * depth_stride, row_stride, depth_stride,
                       b + first * width * LANES, width, depth, acc);
-        UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
             UNROLLED for (int i = 0; i < width; i++) {
                 real *place = c + (row + r) * padded + i * LANES;
                 store(place, acc[r][i] + load(place));
@@ -101,6 +75,8 @@ INLINE void add_product_panel(const int width, real *c, int64_t padded, const wo
             }                                                                                                          \
     }
 DEFINE_ADD_PRODUCT(add_product, WORD_PITCH, 1)
+#if !defined(KERNEL_AMX)
 DEFINE_ADD_PRODUCT(add_transposed_product, 1, ROW_PITCH)
+#endif
 #undef DEFINE_ADD_PRODUCT
 #undef ADD_PRODUCT_PANEL

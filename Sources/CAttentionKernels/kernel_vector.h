@@ -24,6 +24,16 @@
 #define TILE_VECTORS 2
 #endif
 
+// Rows of a tile: in registers 6, and loops over them are unrolled; with AMX 32, and they are not.
+#if defined(KERNEL_AMX)
+#define KERNEL_BFLOAT16
+#define EACH_ROW
+enum { ROW_TILE = 32 };
+#else
+#define EACH_ROW UNROLLED
+enum { ROW_TILE = 6 };
+#endif
+
 #if defined(KERNEL_BFLOAT16)
 #define KERNEL_FLOAT
 #endif

@@ -7,10 +7,16 @@ typedef word word_vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
 
 enum {
     WORD_NUMBERS = 2,
+#if defined(KERNEL_AMX)
+    PRODUCT_STEP = 2 * LANES,
+#else
+    PRODUCT_STEP = 2,
+#endif
     ROUNDS_WEIGHTS = 1,
     KEY_BLOCK = 192,                // whole panels and whole tiles of 6 keys; a 192 x 64 panel is 24 KB
     FORWARD_ROWS = 192,
     BACKWARD_ROWS = 192,
+    MAXIMUM_SHARE = 2,
     ROW_PITCH = KEY_BLOCK + 16,
     WORD_PITCH = KEY_BLOCK / 2 + 16, // an odd number of cache lines
 };

@@ -58,7 +58,7 @@ struct Ringzoo: ParsableCommand {
                 .config, "RINGZOO_KERNELS is '\(name)', which this machine cannot run",
                 tried: [
                     "'\(BlockwiseAttention.kernels)' is the best one here",
-                    "avx512bf16, avx512, avx2, portable and bf16-emulated (slow, for tests) are known",
+                    "amx, avx512bf16, avx512, avx2, portable, bf16-emulated and amx-emulated (slow, for tests) are known",
                 ])
         }
     }

@@ -9,7 +9,7 @@ func nearestBFloat16(_ value: Double) -> Double {
     return Double(Float(bitPattern: (bits &+ 0x7fff &+ (bits >> 16 & 1)) & 0xffff_0000))
 }
 
-/// The engines that multiply bf16 numbers; "bf16-emulated" runs the lines of the AVX-512 one on any machine.
+/// The engines that multiply bf16 numbers; the emulated sets run the lines of both on any machine.
 extension CAttentionKernelsTests {
     /// Checks all of a case against the oracle, by the bar of bf16.
     private func checkBFloat16(
@@ -137,7 +137,8 @@ extension CAttentionKernelsTests {
     }
 
     /// The engine is taken for bf16 tensors alone, and not where memory is the limit.
-    @Test func bfloat16ProductsAreForBFloat16TensorsAlone() {
+    @Test(arguments: ["bf16-emulated", "amx-emulated"])
+    func bfloat16ProductsAreForBFloat16TensorsAlone(_ emulated: String) {
         var random = SplitMix64(seed: 34)
         var c = AttentionCase(heads: 2, queries: 50, keys: 1000, size: 64)
         c.fill(&random)
@@ -146,14 +147,14 @@ extension CAttentionKernelsTests {
             defer { rz_attention_set_kernels(nil) }
             return KernelRun(c, Float.self, withOracle: false).acc
         }
-        #expect(forwardBits(c, "bf16-emulated") == forwardBits(c, "portable"))
+        #expect(forwardBits(c, emulated) == forwardBits(c, "portable"))
         c.stored = .bfloat16
-        #expect(forwardBits(c, "bf16-emulated") != forwardBits(c, "portable"))
+        #expect(forwardBits(c, emulated) != forwardBits(c, "portable"))
         c.queries = 2
         c.queryPositions = [998, 999]
         c.fill(&random)
-        #expect(forwardBits(c, "bf16-emulated") == forwardBits(c, "portable"))
-        with("bf16-emulated") { #expect(rz_attention_multiply_adds(2, 1) > rz_attention_multiply_adds(4, 1)) }
+        #expect(forwardBits(c, emulated) == forwardBits(c, "portable"))
+        with(emulated) { #expect(rz_attention_multiply_adds(2, 1) > rz_attention_multiply_adds(4, 1)) }
     }
 
     // MARK: adversarial logits
