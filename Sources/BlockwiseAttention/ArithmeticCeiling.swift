@@ -4,10 +4,15 @@ import TensorCore
 
 extension BlockwiseAttention {
     /// What the arithmetic of the kernel set in use reaches at this moment on all threads of a device, in floating-point operations a
-    /// second: independent multiply-adds that touch no memory. It moves with the clock, so it belongs beside every figure.
+    /// second: independent multiply-adds that touch no memory, of bf16 numbers where they are what it multiplies. It moves with the clock, so it belongs beside every figure.
     /// - Parameter seconds: how long to measure, about.
     public static func arithmeticCeiling(_ dtype: DType, on device: CPUDevice, seconds: Double = 0.02) -> Double {
-        let size = dtype == .float64 ? 8 : 4
+        let size =
+            switch dtype {
+            case .float64: 8
+            case .bfloat16: 2
+            default: 4
+            }
         func rate(_ rounds: Int64) -> (perSecond: Double, seconds: Double) {
             var call = Call(elementBytes: size, rounds: rounds)
             let workers = Int64(device.pool.workers)

@@ -10,7 +10,7 @@ public struct BlockwiseAttention: Sendable {
     /// - Parameter products: matrix products in place of the kernels' own tiles (`CAttentionKernels.h`); empty for their own.
     public init(products: rz_attention_products = .init()) { self.products = products }
 
-    /// The kernel set in use: "avx512", "avx2" or "portable".
+    /// The kernel set in use: "amx", "avx512bf16", "avx512", "avx2", "portable" or, for tests, an emulated one.
     public static var kernels: String { String(cString: rz_attention_kernels()) }
 
     /// Forces a kernel set for the whole process; false when this machine lacks it. Not to be called while attention runs.

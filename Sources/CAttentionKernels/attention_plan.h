@@ -8,17 +8,10 @@
 #include "CAttentionKernels.h"
 
 enum {
-    KEY_BLOCK = 128,        // keys of a block: a 128 x 64 float panel is 32 KB and stays in the first-level cache
-    ROW_TILE = 6,           // rows of a register tile, in every kernel set
-    FORWARD_ROWS = 192,     // rows of a block, over the query heads of one kv head
-    BACKWARD_ROWS = 96,
-    MAXIMUM_SHARE = 4,      // blocks of queries (backward: of keys) that one unit takes, and packs the other side for once
-    ROW_PITCH = KEY_BLOCK + 16,          // of S, P, dS: room for the columns a last tile of 6 keys reads beyond 128
-    KEY_ROWS = KEY_BLOCK + ROW_TILE - 2, // 132: dK and dV are computed in tiles of 6 keys
     DECODE_QUERIES = 16,    // up to here a call may be cut over the keys
     MAXIMUM_PARTIALS = 16,  // parallel pieces such a call is cut into
-    FEW_ROWS = 8,           // up to here, against many blocks of keys, K and V are not packed: memory is the limit
-    MANY_KEY_BLOCKS = 8,
+    FEW_ROWS = 8,           // up to here, against many keys, K and V are not packed: memory is the limit
+    MANY_KEYS = 7 * 128 + 1,
 };
 
 // The smallest and largest position and document of a block.
@@ -29,8 +22,27 @@ typedef struct {
 
 typedef enum { PAIR_SKIPPED, PAIR_PARTIAL, PAIR_FULL } pair_kind;
 
+// One instruction set and compute type, with the sizes of its blocks.
+struct attention_plan;
 typedef struct {
+    int64_t line;                            // numbers of 64 bytes, as the products read them
+    int64_t row_tile;                        // rows that a product takes at a time
+    int64_t key_block;                       // keys of a block
+    int64_t forward_rows, backward_rows;     // rows of a block, over the query heads of one kv head
+    int64_t maximum_share;                   // blocks of a unit, at most
+    size_t (*forward_worker_bytes)(const struct attention_plan *plan);
+    size_t (*backward_worker_bytes)(const struct attention_plan *plan);
+    size_t (*partial_bytes)(const struct attention_plan *plan);
+    void (*forward_unit)(void *plan, int64_t index, int64_t worker);
+    void (*merge_unit)(void *plan, int64_t index, int64_t worker);
+    void (*backward_unit)(void *plan, int64_t index, int64_t worker);
+    int64_t (*multiply_adds)(int64_t rounds);
+    void (*exponentials)(const void *from, void *to, int64_t count);
+} kernel_table;
+
+typedef struct attention_plan {
     const rz_attention_problem *problem;
+    const kernel_table *table;
     rz_attention_tensor q, k, v, dout;
     void *m, *l, *acc;                       // forward state
     const double *lse;                       // backward input
@@ -39,9 +51,9 @@ typedef struct {
     const int64_t *dbias_strides;
 
     int64_t group;                           // query heads of one kv head
-    int64_t padded_size;                     // D up to a multiple of 64 bytes
+    int64_t padded_size;                     // D up to a multiple of 64 bytes of what the products read
     int64_t query_block, query_blocks;       // queries of a block (each has `group` rows), number of blocks
-    int64_t rows;                            // rows of a block, up to a multiple of ROW_TILE
+    int64_t rows;                            // rows of a block, up to a multiple of row_tile
     int64_t key_blocks;
     int64_t share;                           // blocks of a unit: of queries forward, of keys backward
     int64_t head_units;                      // units of one (batch, kv head)
@@ -57,21 +69,11 @@ typedef struct {
     _Atomic int64_t pairs;
 } attention_plan;
 
-// One instruction set and compute type.
-typedef struct {
-    size_t (*forward_worker_bytes)(const attention_plan *plan);
-    size_t (*backward_worker_bytes)(const attention_plan *plan);
-    size_t (*partial_bytes)(const attention_plan *plan);
-    void (*forward_unit)(void *plan, int64_t index, int64_t worker);
-    void (*merge_unit)(void *plan, int64_t index, int64_t worker);
-    void (*backward_unit)(void *plan, int64_t index, int64_t worker);
-    int64_t (*multiply_adds)(int64_t rounds);
-    void (*exponentials)(const void *from, void *to, int64_t count);
-} kernel_table;
-
-extern const kernel_table portable_float_kernels, portable_double_kernels;
+extern const kernel_table portable_float_kernels, portable_double_kernels, emulated_bfloat16_kernels;
+extern const kernel_table emulated_amx_kernels;
 #if defined(__x86_64__)
 extern const kernel_table avx2_float_kernels, avx2_double_kernels, avx512_float_kernels, avx512_double_kernels;
+extern const kernel_table avx512_bfloat16_kernels, amx_bfloat16_kernels;
 #endif
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

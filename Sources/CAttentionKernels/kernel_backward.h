@@ -3,12 +3,18 @@
 // dK and dV belong to the unit. dQ of a query block gets one addend from every unit, in the order of units: a ticket says which
 // was the last one, and a unit waits for its predecessor before it adds.
 
+#if defined(KERNEL_AMX)
+#include "kernel_key_sums_amx.h"
+#else
+#include "kernel_key_sums.h"
+#endif
+
 // A block of keys, packed once for all queries, and what it gathers.
 typedef struct {
     key_facts *keys;
-    real *k, *v;                // K^T and V^T by panels of keys; row-major for external products
-    real *kp;                   // K by panels of columns
-    real *dk, *dv;              // [KEY_ROWS][D']
+    word *k, *v;                // K^T and V^T by panels of keys; row-major for external products
+    word *kp;                   // K by panels of columns
+    real *dk, *dv;              // [KEY_ROWS][D'], or [D'][KEY_ROWS]: kernel_key_sums*.h
     bool open;                  // some query sees it
 } key_block;
 
@@ -17,27 +23,34 @@ typedef struct {
     row_facts *rows;
     index_range *visible;       // [rows] keys that a row sees
     index_range *any, *every;   // [rows / ROW_TILE] keys that some row and that every row of a tile sees
-    index_range *key_ranges;    // [KEY_ROWS / ROW_TILE] rows that see a tile of keys
+    index_range *key_ranges;    // [KEY_ROWS / KEY_TILE] rows that see a tile of keys
     int64_t count, tiles;       // rows in use, and up to a multiple of ROW_TILE
-    real *q, *dout;             // [rows][D'], Q times scale * log2 e
-    real *qp, *doutp;           // the same by panels of columns
+    word *q, *dout;             // [rows][D'], Q as pack_queries makes it
+    word *qp, *doutp;           // the same packed for sums over queries
+    word *between;              // [rows][D'] on the way into qp and doutp, and
+    real *strip;                // [LANES][D'] on the way out of dk and dv, where they need one
     real *p, *ds;               // [rows][ROW_PITCH]
+    word *p_words, *ds_words;   // [rows][ROW_PITCH]: P and dS for sums over queries; in `p` and `ds` where words are numbers
+    word *ds_rows;              // [rows][WORD_PITCH]: dS for sums over keys, likewise
     real *slope;                // [rows][ROW_PITCH] derivative of the soft cap
     real *dq;                   // [rows][D']
     real *lse, *lse_rest;       // [rows], in log2 units: the rounded value and what rounding left
     real *delta;                // [rows]
-    real *few;                  // [LANES][D']: rows on their way into panels
+    word *few;                  // [LANES][D']: rows on their way into panels
+    real scale;                 // of products of Q and K, to logits in log2 units
 } backward_scratch;
 
 static size_t carve_backward(backward_scratch *s, const attention_plan *plan, char *memory) {
     uintptr_t at = (uintptr_t)memory;
     const size_t rows = (size_t)plan->rows, width = (size_t)plan->padded_size, n = sizeof(real);
+    const size_t word_width = width / WORD_NUMBERS * sizeof(word);
+    s->scale = logit_scale(plan->problem);
     for (int64_t i = 0; i < MAXIMUM_SHARE; i++) {   // whatever the share: memory does not depend on the lengths
         key_block *block = s->blocks + i;
         block->keys = take(&at, sizeof(key_facts));
-        block->k = take(&at, KEY_BLOCK * width * n);
-        block->v = take(&at, KEY_BLOCK * width * n);
-        block->kp = take(&at, KEY_BLOCK * width * n);
+        block->k = take(&at, KEY_BLOCK * word_width);
+        block->v = take(&at, KEY_BLOCK * word_width);
+        block->kp = take(&at, KEY_BLOCK * word_width);
         block->dk = take(&at, KEY_ROWS * width * n);
         block->dv = take(&at, KEY_ROWS * width * n);
         block->open = false;
@@ -46,19 +59,24 @@ static size_t carve_backward(backward_scratch *s, const attention_plan *plan, ch
     s->visible = take(&at, rows * sizeof(index_range));
     s->any = take(&at, rows / ROW_TILE * sizeof(index_range));
     s->every = take(&at, rows / ROW_TILE * sizeof(index_range));
-    s->key_ranges = take(&at, KEY_ROWS / ROW_TILE * sizeof(index_range));
-    s->q = take(&at, rows * width * n);
-    s->dout = take(&at, rows * width * n);
-    s->qp = take(&at, rows * width * n);
-    s->doutp = take(&at, rows * width * n);
+    s->key_ranges = take(&at, KEY_ROWS / KEY_TILE * sizeof(index_range));
+    s->q = take(&at, rows * word_width);
+    s->dout = take(&at, rows * word_width);
+    s->qp = take(&at, rows * word_width);
+    s->doutp = take(&at, rows * word_width);
+    s->between = take(&at, PACKS_TWICE * rows * word_width);
+    s->strip = take(&at, PACKS_TWICE * LANES * width * n);
     s->p = take(&at, rows * ROW_PITCH * n);
     s->ds = take(&at, rows * ROW_PITCH * n);
+    s->p_words = ROUNDS_WEIGHTS ? take(&at, rows / WORD_NUMBERS * ROW_PITCH * sizeof(word)) : (word *)s->p;
+    s->ds_words = ROUNDS_WEIGHTS ? take(&at, rows / WORD_NUMBERS * ROW_PITCH * sizeof(word)) : (word *)s->ds;
+    s->ds_rows = ROUNDS_WEIGHTS ? take(&at, rows * WORD_PITCH * sizeof(word)) : (word *)s->ds;
     s->slope = take(&at, rows * ROW_PITCH * n);
     s->dq = take(&at, rows * width * n);
     s->lse = take(&at, rows * n);
     s->lse_rest = take(&at, rows * n);
     s->delta = take(&at, rows * n);
-    s->few = take(&at, LANES * width * n);
+    s->few = take(&at, LANES * word_width);
     return (size_t)(at - (uintptr_t)memory);
 }
 
@@ -69,50 +87,41 @@ static size_t backward_worker_bytes(const attention_plan *plan) {
 
 // MARK: P and dS
 
-typedef enum { STORE_PRODUCT, PROBABILITIES, MASKED_PROBABILITIES, LOGIT_GRADIENTS } gradient_end;
-
-INLINE void gradient_tile(const gradient_end end, backward_scratch *s, int64_t width, const real *a, int64_t row,
-                          int64_t column, const real *panel, real *to) {
-    vector acc[ROW_TILE][TILE_VECTORS];
-    clear_tile(acc);
-    multiply_tile(TILE_VECTORS, a + row * width, width, 1, panel, TILE_VECTORS, width, acc);
-    UNROLLED for (int r = 0; r < ROW_TILE; r++)
-        UNROLLED for (int c = 0; c < TILE_VECTORS; c++) {
-            const int64_t at = (row + r) * ROW_PITCH + column + c * LANES;
-            vector x = acc[r][c];
-            if (end == PROBABILITIES || end == MASKED_PROBABILITIES)
-                x = exp2_vector(x - s->lse[row + r] - s->lse_rest[row + r]);
-            if (end == MASKED_PROBABILITIES) x = replace_outside(x, column + c * LANES, s->visible + row + r, 0);
-            if (end == LOGIT_GRADIENTS) x = load(s->p + at) * (x - s->delta[row + r]);
-            store(to + at, x);
-        }
-}
-
 // Where a tile sees nothing of a panel: the products over queries read these as numbers.
 INLINE void clear_gradient_tile(real *to) {
-    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+    EACH_ROW for (int r = 0; r < ROW_TILE; r++)
         UNROLLED for (int c = 0; c < TILE_VECTORS; c++) store(to + r * ROW_PITCH + c * LANES, (vector){0});
 }
 
-// All rows past one panel of keys at a time. `end` is for panels that every row of a tile sees, `masked_end` for the others.
-#define DEFINE_GRADIENT(name, end, masked_end, a, panels, to)                                                         \
-    NOT_INLINE void name(backward_scratch *s, const key_block *block, int64_t width) {                                \
-        const real *panel = panels;                                                                                   \
-        for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += width * PANEL)                         \
-            for (int64_t row = 0; row < s->tiles; row += ROW_TILE)                                                    \
-                if (end == masked_end ? touches(s->any + row / ROW_TILE, column)                                      \
-                                      : covers(s->every + row / ROW_TILE, column))                                    \
-                    gradient_tile(end, s, width, a, row, column, panel, to);                                          \
-                else if (end != masked_end && touches(s->any + row / ROW_TILE, column))                               \
-                    gradient_tile(masked_end, s, width, a, row, column, panel, to);                                   \
-                else                                                                                                  \
-                    clear_gradient_tile(to + row * ROW_PITCH + column);                                               \
-    }
-DEFINE_GRADIENT(store_logits, STORE_PRODUCT, STORE_PRODUCT, s->q, block->k, s->p)
-DEFINE_GRADIENT(fuse_probabilities, PROBABILITIES, MASKED_PROBABILITIES, s->q, block->k, s->p)
-DEFINE_GRADIENT(store_weight_gradients, STORE_PRODUCT, STORE_PRODUCT, s->dout, block->v, s->ds)
-DEFINE_GRADIENT(fuse_logit_gradients, LOGIT_GRADIENTS, LOGIT_GRADIENTS, s->dout, block->v, s->ds)
-#undef DEFINE_GRADIENT
+// A product of all rows with one panel of keys at a time, to memory.
+INLINE void store_product(const backward_scratch *s, const word *a, const word *panel, int64_t words, real scale, real *to) {
+    for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += words * PANEL)
+        for (int64_t row = 0; row < s->tiles; row += ROW_TILE) {
+            real *place = to + row * ROW_PITCH + column;
+            if (!touches(s->any + row / ROW_TILE, column)) {
+                clear_gradient_tile(place);
+                continue;
+            }
+            vector acc[ROW_TILE][TILE_VECTORS];
+            multiply_tile(TILE_VECTORS, a + row * words, words, 1, panel, TILE_VECTORS, words, acc);
+            EACH_ROW for (int r = 0; r < ROW_TILE; r++)
+                UNROLLED for (int c = 0; c < TILE_VECTORS; c++)
+                    store(place + r * ROW_PITCH + c * LANES, scaled(acc[r][c], scale));
+        }
+}
+
+NOT_INLINE void store_logits(backward_scratch *s, const key_block *block, int64_t width) {
+    store_product(s, s->q, block->k, width / WORD_NUMBERS, s->scale, s->p);
+}
+NOT_INLINE void store_weight_gradients(backward_scratch *s, const key_block *block, int64_t width) {
+    store_product(s, s->dout, block->v, width / WORD_NUMBERS, 1, s->ds);
+}
+
+#if defined(KERNEL_BFLOAT16)
+#include "kernel_gradients_bf16.h"
+#else
+#include "kernel_gradients.h"
+#endif
 
 // The columns of a row that were computed: whole panels, empty where its tile sees nothing.
 INLINE index_range columns_of(const backward_scratch *s, int64_t row) {
@@ -190,11 +199,11 @@ NOT_INLINE void add_bias_gradient(const backward_scratch *s, const key_facts *ke
 
 // The rows that see a tile of keys, from the keys that the tiles of rows see.
 static void find_key_ranges(index_range *key_ranges, const index_range *any, int64_t tiles) {
-    for (int64_t key = 0; key < KEY_ROWS; key += ROW_TILE, key_ranges++) {
+    for (int64_t key = 0; key < KEY_ROWS; key += KEY_TILE, key_ranges++) {
         *key_ranges = (index_range){0, 0};
         for (int64_t row = 0; row < tiles; row += ROW_TILE) {
             const index_range *range = any + row / ROW_TILE;
-            if (range->first >= key + ROW_TILE || range->end <= key) continue;
+            if (range->first >= key + KEY_TILE || range->end <= key) continue;
             if (key_ranges->end == 0) key_ranges->first = (int32_t)row;
             key_ranges->end = (int32_t)(row + ROW_TILE);
         }
@@ -206,7 +215,7 @@ static void find_key_ranges(index_range *key_ranges, const index_range *any, int
 static void gather_queries(backward_scratch *s, const attention_plan *plan, int64_t batch, int64_t kv_head,
                            int64_t block) {
     const rz_attention_problem *p = plan->problem;
-    const int64_t width = plan->padded_size, first = block * plan->query_block;
+    const int64_t width = plan->padded_size, words = width / WORD_NUMBERS, first = block * plan->query_block;
     const int64_t queries = smaller(plan->query_block, p->query_count - first);
     const int64_t rows = queries * plan->group, tiles = blocks_of(rows, ROW_TILE) * ROW_TILE;
     s->count = rows, s->tiles = tiles;
@@ -215,19 +224,18 @@ static void gather_queries(backward_scratch *s, const attention_plan *plan, int6
     for (int64_t g = 0; g < plan->group; g++) {
         const int64_t head = kv_head * plan->group + g;
         const rz_attention_tensor *q = &plan->q, *dout = &plan->dout;
-        pack_rows(s->q + g * queries * width, q,
-                  batch * q->batch_stride + head * q->head_stride + first * q->token_stride, queries, queries, queries,
-                  p->head_size, width, (real)(p->scale * LOG2_E));
-        pack_rows(s->dout + g * queries * width, dout,
+        pack_queries(s->q + g * queries * words, q,
+                     batch * q->batch_stride + head * q->head_stride + first * q->token_stride, queries, width, p);
+        pack_rows(s->dout + g * queries * words, dout,
                   batch * dout->batch_stride + head * dout->head_stride + first * dout->token_stride, queries, queries, queries,
-                  p->head_size, width, 1);
+                  p->head_size, width);
     }
-    memset(s->q + rows * width, 0, sizeof(real) * (size_t)((tiles - rows) * width));
-    memset(s->dout + rows * width, 0, sizeof(real) * (size_t)((tiles - rows) * width));
+    memset(s->q + rows * words, 0, sizeof(word) * (size_t)((tiles - rows) * words));
+    memset(s->dout + rows * words, 0, sizeof(word) * (size_t)((tiles - rows) * words));
     memset(s->dq, 0, sizeof(real) * (size_t)(tiles * width));
     if (!has_products(p)) {
-        pack_columns(s->qp, s->q, 0, tiles, tiles, width);
-        pack_columns(s->doutp, s->dout, 0, tiles, tiles, width);
+        pack_key_factor(s->qp, s->between, s->q, tiles, width);
+        pack_key_factor(s->doutp, s->between, s->dout, tiles, width);
     }
     for (int64_t row = 0; row < tiles; row++) {
         // A row without a key, and a padding row: a huge lse makes P an exact zero.
@@ -249,15 +257,15 @@ static void open_keys(backward_scratch *s, key_block *block, const attention_pla
     find_keys(block->keys, plan, batch, index);
     const int64_t count = block->keys->count;
     if (has_products(plan->problem)) {
-        pack_rows(block->k, k, k_at, count, count, KEY_BLOCK, size, width, 1);
-        pack_rows(block->v, v, v_at, count, count, KEY_BLOCK, size, width, 1);
+        pack_rows(block->k, k, k_at, count, count, KEY_BLOCK, size, width);
+        pack_rows(block->v, v, v_at, count, count, KEY_BLOCK, size, width);
     } else {
         pack_block(block->k, block->kp, s->few, k, k_at, count, size, width);
         pack_block(block->v, NULL, s->few, v, v_at, count, size, width);
         // The last tile of 6 keys reads columns beyond the block: they must hold numbers.
-        for (int64_t row = 0; row < plan->rows; row++) {
-            memset(s->p + row * ROW_PITCH + KEY_BLOCK, 0, sizeof(real) * (ROW_PITCH - KEY_BLOCK));
-            memset(s->ds + row * ROW_PITCH + KEY_BLOCK, 0, sizeof(real) * (ROW_PITCH - KEY_BLOCK));
+        for (int64_t row = 0; KEY_ROWS > KEY_BLOCK && row < plan->rows / WORD_NUMBERS; row++) {
+            memset(s->p_words + row * ROW_PITCH + KEY_BLOCK, 0, sizeof(word) * (ROW_PITCH - KEY_BLOCK));
+            memset(s->ds_words + row * ROW_PITCH + KEY_BLOCK, 0, sizeof(word) * (ROW_PITCH - KEY_BLOCK));
         }
     }
     memset(block->dk, 0, sizeof(real) * (size_t)(KEY_ROWS * width));
@@ -265,28 +273,37 @@ static void open_keys(backward_scratch *s, key_block *block, const attention_pla
     block->open = true;
 }
 
+#if !defined(KERNEL_BFLOAT16)   // attention.c leaves external products to the engines whose words are numbers
+static void external_backward_pair(backward_scratch *s, key_block *block, const attention_plan *plan,
+                                   const term_facts *terms, bool partial) {
+    __auto_type multiply = plan->problem->products.EXTERNAL_PRODUCT;
+    const int64_t width = plan->padded_size, count = block->keys->count, rows = s->count;
+    for (int64_t row = 0; row < s->tiles; row += ROW_TILE) s->any[row / ROW_TILE] = (index_range){0, KEY_BLOCK};
+    multiply(RZ_PLAIN, RZ_TRANSPOSED, rows, KEY_BLOCK, width, s->q, width, block->k, width, 0, s->p, ROW_PITCH);
+    multiply(RZ_PLAIN, RZ_TRANSPOSED, rows, KEY_BLOCK, width, s->dout, width, block->v, width, 0, s->ds, ROW_PITCH);
+    probability_rows(s, block->keys, terms, partial);
+    logit_gradient_rows(s, block->keys, terms, plan->dbias != NULL);
+    multiply(RZ_TRANSPOSED, RZ_PLAIN, count, width, rows, s->p, ROW_PITCH, s->dout, width, 1, block->dv, width);
+    multiply(RZ_TRANSPOSED, RZ_PLAIN, count, width, rows, s->ds, ROW_PITCH, s->q, width, 1, block->dk, width);
+    multiply(RZ_PLAIN, RZ_PLAIN, rows, width, count, s->ds, ROW_PITCH, block->k, width, 1, s->dq, width);
+}
+#endif
+
 static void backward_pair(backward_scratch *s, key_block *block, const attention_plan *plan, const term_facts *terms,
                           bool partial) {
     const int64_t width = plan->padded_size, count = block->keys->count, rows = s->count, tiles = s->tiles;
     partial = partial || count < KEY_BLOCK;
     if (partial) find_visible(s->visible, s->rows, tiles, block->keys, terms->documents);
+#if !defined(KERNEL_BFLOAT16)
     if (has_products(plan->problem)) {
-        __auto_type multiply = plan->problem->products.EXTERNAL_PRODUCT;
-        for (int64_t row = 0; row < tiles; row += ROW_TILE) s->any[row / ROW_TILE] = (index_range){0, KEY_BLOCK};
-        multiply(RZ_PLAIN, RZ_TRANSPOSED, rows, KEY_BLOCK, width, s->q, width, block->k, width, 0, s->p, ROW_PITCH);
-        multiply(RZ_PLAIN, RZ_TRANSPOSED, rows, KEY_BLOCK, width, s->dout, width, block->v, width, 0, s->ds, ROW_PITCH);
-        probability_rows(s, block->keys, terms, partial);
-        logit_gradient_rows(s, block->keys, terms, plan->dbias != NULL);
-        multiply(RZ_TRANSPOSED, RZ_PLAIN, count, width, rows, s->p, ROW_PITCH, s->dout, width, 1, block->dv, width);
-        multiply(RZ_TRANSPOSED, RZ_PLAIN, count, width, rows, s->ds, ROW_PITCH, s->q, width, 1, block->dk, width);
-        multiply(RZ_PLAIN, RZ_PLAIN, rows, width, count, s->ds, ROW_PITCH, block->k, width, 1, s->dq, width);
+        external_backward_pair(s, block, plan, terms, partial);
         return;
     }
+#endif
     find_ranges(s->any, s->every, partial ? s->visible : NULL, tiles, block->keys);
     find_key_ranges(s->key_ranges, s->any, tiles);
     if (terms->plain && (!partial || block->keys->ordered)) {
-        fuse_probabilities(s, block, width);
-        fuse_logit_gradients(s, block, width);
+        fuse_gradients(s, block, width);
     } else {
         store_logits(s, block, width);
         probability_rows(s, block->keys, terms, partial);
@@ -295,11 +312,12 @@ static void backward_pair(backward_scratch *s, key_block *block, const attention
         // Padding rows count in the sums over queries: they must be zero (the fused way gets that from their lse).
         memset(s->p + rows * ROW_PITCH, 0, sizeof(real) * (size_t)((tiles - rows) * ROW_PITCH));
         memset(s->ds + rows * ROW_PITCH, 0, sizeof(real) * (size_t)((tiles - rows) * ROW_PITCH));
+        round_gradients(s);
     }
-    const int64_t key_tiles = blocks_of(count, ROW_TILE) * ROW_TILE;
-    add_transposed_product(block->dv, width, s->p, s->doutp, tiles, key_tiles, s->key_ranges);
-    add_transposed_product(block->dk, width, s->ds, s->qp, tiles, key_tiles, s->key_ranges);
-    add_product(s->dq, width, s->ds, block->kp, KEY_BLOCK, tiles, s->any);
+    const int64_t key_tiles = blocks_of(count, KEY_TILE) * KEY_TILE;
+    add_key_sums(block->dv, width, s->p_words, s->doutp, tiles, key_tiles, s->key_ranges);
+    add_key_sums(block->dk, width, s->ds_words, s->qp, tiles, key_tiles, s->key_ranges);
+    add_product(s->dq, width, s->ds_rows, block->kp, KEY_BLOCK, tiles, s->any);
 }
 
 // Waits until the unit before this one (of those that see these queries) has added its share. Spinning is brief: workers on
@@ -348,16 +366,23 @@ static void add_dq(const backward_scratch *s, const attention_plan *plan) {
     }
 }
 
-// Q was packed times scale * log2 e; dK wants scale alone.
-static void add_dk_dv(const key_block *block, const attention_plan *plan, int64_t head, int64_t first) {
-    const int64_t size = plan->problem->head_size, width = plan->padded_size;
-    for (int64_t j = 0; j < block->keys->count; j++) {
-        const int64_t at = (head * plan->problem->key_count + first + j) * size;
-        real *restrict dk = (real *)plan->dk + at, *restrict dv = (real *)plan->dv + at;
-        const real *restrict dk_from = block->dk + j * width, *restrict dv_from = block->dv + j * width;
-        for (int64_t d = 0; d < size; d++) dk[d] += (real)LN_2 * dk_from[d];
-        for (int64_t d = 0; d < size; d++) dv[d] += dv_from[d];
+static void add_key_gradient(real *to, real factor, const real *sums, real *strip, int64_t keys, int64_t size,
+                             int64_t padded) {
+    for (int64_t key = 0; key < keys; key += LANES) {
+        const real *rows = rows_of_key_sums(strip, sums, key, padded);
+        for (int64_t j = key; j < smaller(keys, key + LANES); j++, rows += padded) {
+            real *restrict row = to + j * size;
+            for (int64_t d = 0; d < size; d++) row[d] += factor * rows[d];
+        }
     }
+}
+
+static void add_dk_dv(const backward_scratch *s, const key_block *block, const attention_plan *plan, int64_t head,
+                      int64_t first) {
+    const int64_t size = plan->problem->head_size, width = plan->padded_size, count = block->keys->count;
+    const int64_t at = (head * plan->problem->key_count + first) * size;
+    add_key_gradient((real *)plan->dk + at, key_gradient_scale(plan->problem), block->dk, s->strip, count, size, width);
+    add_key_gradient((real *)plan->dv + at, 1, block->dv, s->strip, count, size, width);
 }
 
 static void backward_unit(void *arg, int64_t index, int64_t worker) {
@@ -370,6 +395,7 @@ static void backward_unit(void *arg, int64_t index, int64_t worker) {
     const int64_t first = unit * plan->share, blocks = smaller(plan->share, plan->key_blocks - first);
     const term_facts terms = terms_of(plan);
     int64_t pairs = 0;
+    open_products();
 
     for (int64_t i = 0; i < plan->query_blocks; i++) {
         if (!unit_sees(plan, batch, unit, i)) continue;
@@ -390,7 +416,8 @@ static void backward_unit(void *arg, int64_t index, int64_t worker) {
         add_dq(&s, plan);
         atomic_store_explicit(ticket, index + 1, memory_order_release);
     }
+    close_products();
     atomic_fetch_add_explicit(&plan->pairs, pairs, memory_order_relaxed);
     for (int64_t b = 0; b < blocks; b++)
-        if (s.blocks[b].open) add_dk_dv(s.blocks + b, plan, head, (first + b) * KEY_BLOCK);
+        if (s.blocks[b].open) add_dk_dv(&s, s.blocks + b, plan, head, (first + b) * KEY_BLOCK);
 }

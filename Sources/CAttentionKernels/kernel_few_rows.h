@@ -19,7 +19,7 @@ INLINE vector dot_products(const real *q, const real *keys, int64_t padded) {
 NOT_INLINE void scores_of_few(real *p, const real *q, int64_t rows, const rz_attention_tensor *k, int64_t k_at, int64_t keys,
                               index_range range, int64_t size, int64_t padded, real *few) {
     for (int64_t j = range.first; j < range.end; j += LANES) {
-        pack_rows(few, k, k_at + j * k->token_stride, smaller(LANES, keys - j), keys - j, LANES, size, padded, 1);
+        pack_rows(few, k, k_at + j * k->token_stride, smaller(LANES, keys - j), keys - j, LANES, size, padded);
         for (int64_t row = 0; row < rows; row++)
             store(p + row * ROW_PITCH + j, dot_products(q + row * padded, few, padded));
     }
@@ -29,7 +29,7 @@ NOT_INLINE void scores_of_few(real *p, const real *q, int64_t rows, const rz_att
 NOT_INLINE void add_values_of_few(real *o, const real *p, int64_t rows, const rz_attention_tensor *v, int64_t v_at,
                                   int64_t keys, index_range range, int64_t size, int64_t padded, real *few) {
     for (int64_t j = range.first; j < range.end; j += LANES) {
-        pack_rows(few, v, v_at + j * v->token_stride, smaller(LANES, keys - j), keys - j, LANES, size, padded, 1);
+        pack_rows(few, v, v_at + j * v->token_stride, smaller(LANES, keys - j), keys - j, LANES, size, padded);
         for (int64_t row = 0; row < rows; row++) {
             vector weights[LANES];
             UNROLLED for (int i = 0; i < LANES; i++) weights[i] = all(p[row * ROW_PITCH + j + i]);

@@ -6,9 +6,10 @@ enum { SLACK = 8 };   // a logit may exceed the reference by this (log2) before 
 // What one block of queries carries over the blocks of keys.
 typedef struct {
     row_facts *rows;
-    real *q;              // [rows][D'] times scale * log2 e; D' is the padded head size
+    word *q;              // [rows][D'] as pack_queries makes them; D' is the padded head size
     real *o;              // [rows][D']
     real *sums;           // [rows][LANES]: l, by lanes
+    real *rounded_sums;   // [rows][LANES]: the same of the weights as words; only where words round them
     real *m;              // [rows] reference exponents, log2 units
     int64_t count, tiles; // rows in use, and up to a multiple of ROW_TILE
 } query_block;
@@ -19,8 +20,10 @@ typedef struct {
     index_range *visible;      // [rows] keys that a row sees
     index_range *any, *every;  // [rows / ROW_TILE] keys that some row and that every row of a tile sees
     real *p;                   // [rows][ROW_PITCH]: S, then P
-    real *k, *v;               // K^T by panels of keys and V by panels of columns; row-major for external products
-    real *few;                 // [LANES][D']: rows on their way into panels
+    word *weights;             // [rows][WORD_PITCH]: P for the product with V; in `p` itself where words are numbers
+    word *k, *v;               // K^T by panels of keys and V by panels of columns; row-major for external products
+    word *few;                 // [LANES][D']: rows on their way into panels
+    real scale;                // of products, to logits in log2 units
     int64_t k_at, v_at;        // where the block of keys starts in K and V
 } forward_scratch;
 
@@ -34,12 +37,15 @@ INLINE void *take(uintptr_t *at, size_t bytes) {
 static size_t carve_forward(forward_scratch *s, const attention_plan *plan, char *memory) {
     uintptr_t at = (uintptr_t)memory;
     const size_t rows = (size_t)plan->rows, width = (size_t)plan->padded_size, n = sizeof(real);
+    const size_t word_width = width / WORD_NUMBERS * sizeof(word);
+    s->scale = logit_scale(plan->problem);
     for (int64_t i = 0; i < MAXIMUM_SHARE; i++) {   // whatever the share: memory does not depend on the lengths
         query_block *block = s->blocks + i;
         block->rows = take(&at, rows * sizeof(row_facts));
-        block->q = take(&at, rows * width * n);
+        block->q = take(&at, rows * word_width);
         block->o = take(&at, rows * width * n);
         block->sums = take(&at, rows * sizeof(vector));
+        block->rounded_sums = ROUNDS_WEIGHTS ? take(&at, rows * sizeof(vector)) : block->sums;
         block->m = take(&at, rows * n);
     }
     s->keys = take(&at, sizeof(key_facts));
@@ -47,9 +53,10 @@ static size_t carve_forward(forward_scratch *s, const attention_plan *plan, char
     s->any = take(&at, rows / ROW_TILE * sizeof(index_range));
     s->every = take(&at, rows / ROW_TILE * sizeof(index_range));
     s->p = take(&at, rows * ROW_PITCH * n);
-    s->k = take(&at, KEY_BLOCK * width * n);
-    s->v = take(&at, KEY_BLOCK * width * n);
-    s->few = take(&at, LANES * width * n);
+    s->weights = ROUNDS_WEIGHTS ? take(&at, rows * WORD_PITCH * sizeof(word)) : (word *)s->p;
+    s->k = take(&at, KEY_BLOCK * word_width);
+    s->v = take(&at, KEY_BLOCK * word_width);
+    s->few = take(&at, LANES * word_width);
     return (size_t)(at - (uintptr_t)memory);
 }
 
@@ -60,10 +67,11 @@ static size_t forward_worker_bytes(const attention_plan *plan) {
 
 // MARK: softmax
 
-// Moves the reference of a row up and rescales what was computed with the old one: O, l, and the first `columns` of P,
-// which are not yet in O. New references are integers, so the factor is a power of two and the rescaling exact,
+// Moves the reference of a row up and rescales what was computed with the old one: O, l, and the weights of the first `columns`
+// keys, which are not yet in O. New references are integers, so the factor is a power of two and the rescaling exact,
 // however many blocks there are.
-NOT_INLINE void raise_reference(query_block *block, real *p, int64_t width, int64_t row, int64_t columns, real largest) {
+NOT_INLINE void raise_reference(query_block *block, word *weights, int64_t width, int64_t row, int64_t columns,
+                                real largest) {
     const real reference = (real)__builtin_ceil((double)largest);
     const real before = block->m[row];
     block->m[row] = reference;
@@ -71,24 +79,38 @@ NOT_INLINE void raise_reference(query_block *block, real *p, int64_t width, int6
     const vector factor = all((real)__builtin_exp2((double)before - (double)reference));
     real *sums = block->sums + row * LANES, *o = block->o + row * width;
     store(sums, load(sums) * factor);
+    if (ROUNDS_WEIGHTS) {
+        real *rounded = block->rounded_sums + row * LANES;
+        store(rounded, load(rounded) * factor);
+    }
     for (int64_t d = 0; d < width; d += LANES) store(o + d, load(o + d) * factor);
-    for (int64_t j = 0; j < columns; j += LANES) store(p + j, load(p + j) * factor);
+    rescale_weights(weights, columns, factor);
 }
 
-// One row of logits in memory to exponentials, over columns from `first` up to `end`.
-INLINE void softmax_row(query_block *block, real *p, int64_t width, int64_t row, int64_t first, int64_t end) {
+// One row of logits in memory to weights, over columns from `first` up to `end`, times the factors of dropout if there are any.
+INLINE void softmax_row(query_block *block, const real *p, word *weights, const real *factors, int64_t width, int64_t row,
+                        int64_t first, int64_t end) {
     vector most = load(p + first);
     for (int64_t j = first + LANES; j < end; j += LANES) most = larger_of(load(p + j), most);
     const real largest = largest_of(most);
-    if (largest > block->m[row] + SLACK) raise_reference(block, p, width, row, 0, largest);
+    if (largest > block->m[row] + SLACK) raise_reference(block, weights, width, row, 0, largest);
     const vector reference = all(block->m[row]);
     vector sum = load(block->sums + row * LANES);
-    for (int64_t j = first; j < end; j += LANES) {
-        const vector e = exp2_vector(load(p + j) - reference);
-        store(p + j, e);
-        sum += e;
+    vector rounded = ROUNDS_WEIGHTS ? load(block->rounded_sums + row * LANES) : (vector){0};
+    for (int64_t j = first; j < end; j += WORD_NUMBERS * LANES) {
+        vector e[WORD_NUMBERS];
+        UNROLLED for (int i = 0; i < WORD_NUMBERS; i++) {
+            e[i] = exp2_vector(load(p + j + i * LANES) - reference);
+            sum += e[i];
+        }
+        store_weights(WORD_NUMBERS, weights + j / WORD_NUMBERS, e, &rounded);
+        if (!factors) continue;
+        vector thinned_sum = {0};   // dropout thins the weights, never their sums
+        UNROLLED for (int i = 0; i < WORD_NUMBERS; i++) e[i] *= load(factors + j + i * LANES);
+        store_weights(WORD_NUMBERS, weights + j / WORD_NUMBERS, e, &thinned_sum);
     }
     store(block->sums + row * LANES, sum);
+    if (ROUNDS_WEIGHTS) store(block->rounded_sums + row * LANES, rounded);
 }
 
 // Everything a row can need, after S is in memory.
@@ -98,33 +120,34 @@ NOT_INLINE void softmax_rows(forward_scratch *s, query_block *block, int64_t wid
     for (int64_t row = 0; row < block->count; row++) {
         const index_range any = s->any[row / ROW_TILE];
         if (any.first >= any.end) continue;
-        const int64_t first = any.first / LANES * LANES, end = blocks_of(any.end, LANES) * LANES;
+        const int64_t step = WORD_NUMBERS * LANES, first = any.first / step * step, end = blocks_of(any.end, step) * step;
         const row_facts *facts = block->rows + row;
         real *p = s->p + row * ROW_PITCH;
         modify_logits(p, NULL, facts, s->keys, terms, first, end);
         if (partial)
             replace_hidden(p, facts, s->visible + row, s->keys, terms->documents, first, end, (real)MASKED);
-        softmax_row(block, p, width, row, first, end);
-        if (!terms->dropping) continue;
-        find_kept(factors, facts, s->keys, terms, first, end);
-        for (int64_t j = first; j < end; j += LANES) store(p + j, load(p + j) * load(factors + j));
+        if (terms->dropping) find_kept(factors, facts, s->keys, terms, first, end);
+        softmax_row(block, p, s->weights + row * WORD_PITCH, terms->dropping ? factors : NULL, width, row, first, end);
     }
 }
 
 // MARK: S = Q K^T
 
 INLINE void store_tile(const int width, real *p, vector acc[ROW_TILE][TILE_VECTORS]) {
-    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+    EACH_ROW for (int r = 0; r < ROW_TILE; r++)
         UNROLLED for (int c = 0; c < width; c++) store(p + r * ROW_PITCH + c * LANES, acc[r][c]);
 }
 
-// Raises the references of a tile of logits at `p`, where they must be.
-NOT_INLINE void raise_tile(int width, query_block *block, real *p, int64_t padded, int64_t row, int64_t column) {
-    for (int r = 0; r < ROW_TILE; r++, row++, p += ROW_PITCH) {
+// Raises the references of a tile of products in memory, where they must be.
+NOT_INLINE void raise_tile(int width, forward_scratch *s, query_block *block, int64_t padded, int64_t row, int64_t column,
+                           real scale) {
+    for (int r = 0; r < ROW_TILE; r++, row++) {
+        const real *p = s->p + row * ROW_PITCH + column;
         vector most = load(p);
         for (int c = 1; c < width; c++) most = larger_of(load(p + c * LANES), most);
-        const real largest = largest_of(most);
-        if (largest > block->m[row] + SLACK) raise_reference(block, p - column, padded, row, column, largest);
+        const real largest = largest_of(most) * scale;
+        if (largest > block->m[row] + SLACK)
+            raise_reference(block, s->weights + row * WORD_PITCH, padded, row, column, largest);
     }
 }
 
@@ -132,52 +155,59 @@ typedef enum { STORE_LOGITS, EXPONENTIALS, MASKED_EXPONENTIALS } score_end;
 
 // One tile of S, `width` vectors wide, to memory or through the softmax while it is in registers.
 INLINE void score_tile(const score_end end, const int width, forward_scratch *s, query_block *block, int64_t padded,
-                       int64_t row, int64_t column, const real *panel) {
+                       int64_t row, int64_t column, const word *panel) {
+    const int64_t words = padded / WORD_NUMBERS;
     vector acc[ROW_TILE][TILE_VECTORS];
-    clear_tile(acc);
-    multiply_tile(width, block->q + row * padded, padded, 1, panel, TILE_VECTORS, padded, acc);
+    multiply_tile(width, block->q + row * words, words, 1, panel, TILE_VECTORS, words, acc);
     real *p = s->p + row * ROW_PITCH + column;
+    if (end != EXPONENTIALS)
+        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
+            UNROLLED for (int c = 0; c < width; c++) acc[r][c] = scaled(acc[r][c], s->scale);
     if (end == STORE_LOGITS) {
         store_tile(width, p, acc);
         return;
     }
     if (end == MASKED_EXPONENTIALS)
-        UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
             UNROLLED for (int c = 0; c < width; c++)
                 acc[r][c] = replace_outside(acc[r][c], column + c * LANES, s->visible + row + r, (real)MASKED);
+    const real scale = end == EXPONENTIALS ? s->scale : 1;   // what products still need to be logits
     // The steady state only asks whether any logit exceeds its reference by more than the slack: one comparison a row,
     // no reduction across lanes.
     vector_bits over = {0};
-    UNROLLED for (int r = 0; r < ROW_TILE; r++) {
+    EACH_ROW for (int r = 0; r < ROW_TILE; r++) {
         vector most = acc[r][0];
         UNROLLED for (int c = 1; c < width; c++) most = larger_of(acc[r][c], most);
-        over |= most > all(block->m[row + r] + SLACK);
+        over |= scaled(most, scale) > all(block->m[row + r] + SLACK);
     }
     if (__builtin_expect(any_bit(over), 0)) {   // through memory, so that nothing leaves its register in the steady state
         store_tile(width, p, acc);
-        raise_tile(width, block, p, padded, row, column);
-        UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        raise_tile(width, s, block, padded, row, column, scale);
+        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
             UNROLLED for (int c = 0; c < width; c++) acc[r][c] = load(p + r * ROW_PITCH + c * LANES);
     }
     const real *references = block->m + row;
-    real *sums = block->sums + row * LANES;
-    UNROLLED for (int r = 0; r < ROW_TILE; r++) {
+    real *sums = block->sums + row * LANES, *rounded_sums = block->rounded_sums + row * LANES;
+    word *weights = s->weights + row * WORD_PITCH + column / WORD_NUMBERS;
+    EACH_ROW for (int r = 0; r < ROW_TILE; r++) {
         const vector reference = all(references[r]);
-        vector sum = load(sums + r * LANES);
+        vector sum = load(sums + r * LANES), e[TILE_VECTORS];
+        vector rounded = ROUNDS_WEIGHTS ? load(rounded_sums + r * LANES) : (vector){0};
         UNROLLED for (int c = 0; c < width; c++) {
-            const vector e = exp2_vector(acc[r][c] - reference);
-            store(p + r * ROW_PITCH + c * LANES, e);
-            sum += e;
+            e[c] = exp2_vector(scaled_above(acc[r][c], scale, reference));
+            sum += e[c];
         }
+        store_weights(width, weights + r * WORD_PITCH, e, &rounded);
         store(sums + r * LANES, sum);
+        if (ROUNDS_WEIGHTS) store(rounded_sums + r * LANES, rounded);
     }
 }
 
 // All rows past one panel of K^T at a time, so that the panel stays in the first-level cache. Tiles that see nothing of a
 // panel are skipped, and what they would hold is never read: the products with V end where the range does.
 NOT_INLINE void store_scores(forward_scratch *s, query_block *block, int64_t width) {
-    const real *panel = s->k;
-    for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += width * PANEL)
+    const word *panel = s->k;
+    for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += width / WORD_NUMBERS * PANEL)
         for (int64_t row = 0; row < block->tiles; row += ROW_TILE)
             if (touches(s->any + row / ROW_TILE, column))
                 score_tile(STORE_LOGITS, TILE_VECTORS, s, block, width, row, column, panel);
@@ -188,8 +218,8 @@ NOT_INLINE void store_scores(forward_scratch *s, query_block *block, int64_t wid
     score_tile(MASKED_EXPONENTIALS, (vectors) < TILE_VECTORS ? (vectors) : TILE_VECTORS, s, block, width, row, column, \
                panel)
 NOT_INLINE void fuse_scores(forward_scratch *s, query_block *block, int64_t width) {
-    const real *panel = s->k;
-    for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += width * PANEL)
+    const word *panel = s->k;
+    for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += width / WORD_NUMBERS * PANEL)
         for (int64_t row = 0; row < block->tiles; row += ROW_TILE) {
             const index_range *any = s->any + row / ROW_TILE;
             if (covers(s->every + row / ROW_TILE, column)) {
@@ -222,13 +252,16 @@ static void gather_keys(forward_scratch *s, const attention_plan *plan, int64_t 
     s->k_at = place_of(k, batch, kv_head, block);
     s->v_at = place_of(v, batch, kv_head, block);
     if (has_products(plan->problem)) {
-        pack_rows(s->k, k, s->k_at, count, count, KEY_BLOCK, size, width, 1);
-        pack_rows(s->v, v, s->v_at, count, count, KEY_BLOCK, size, width, 1);
+        pack_rows(s->k, k, s->k_at, count, count, KEY_BLOCK, size, width);
+        pack_rows(s->v, v, s->v_at, count, count, KEY_BLOCK, size, width);
     } else if (!plan->few) {
         pack_block(s->k, NULL, s->few, k, s->k_at, count, size, width);
         pack_block(NULL, s->v, s->few, v, s->v_at, count, size, width);
     }
 }
+
+// attention.c leaves few rows and external products to the engines whose words are numbers.
+#if !defined(KERNEL_BFLOAT16)
 
 // A pair of a block with few rows: all of them go over the keys that any of them sees.
 static void few_pair(forward_scratch *s, query_block *block, const attention_plan *plan, const term_facts *terms,
@@ -245,33 +278,44 @@ static void few_pair(forward_scratch *s, query_block *block, const attention_pla
     add_values_of_few(block->o, s->p, block->count, &plan->v, s->v_at, keys, range, size, width, s->few);
 }
 
+static void external_pair(forward_scratch *s, query_block *block, const attention_plan *plan, const term_facts *terms,
+                          bool partial) {
+    __auto_type multiply = plan->problem->products.EXTERNAL_PRODUCT;
+    const int64_t width = plan->padded_size;
+    for (int64_t row = 0; row < block->tiles; row += ROW_TILE) s->any[row / ROW_TILE] = (index_range){0, KEY_BLOCK};
+    multiply(RZ_PLAIN, RZ_TRANSPOSED, block->count, KEY_BLOCK, width, block->q, width, s->k, width, 0, s->p, ROW_PITCH);
+    softmax_rows(s, block, width, terms, partial);
+    multiply(RZ_PLAIN, RZ_PLAIN, block->count, width, s->keys->count, s->p, ROW_PITCH, s->v, width, 1, block->o, width);
+}
+
+#endif
+
 static void forward_pair(forward_scratch *s, query_block *block, const attention_plan *plan, const term_facts *terms,
                          bool partial) {
-    const int64_t width = plan->padded_size, count = s->keys->count;
-    partial = partial || count < KEY_BLOCK;   // the missing keys are masked like any other
+    const int64_t width = plan->padded_size;
+    partial = partial || s->keys->count < KEY_BLOCK;   // the missing keys are masked like any other
     if (partial) find_visible(s->visible, block->rows, block->tiles, s->keys, terms->documents);
+#if !defined(KERNEL_BFLOAT16)
     if (has_products(plan->problem)) {
-        __auto_type multiply = plan->problem->products.EXTERNAL_PRODUCT;
-        for (int64_t row = 0; row < block->tiles; row += ROW_TILE)
-            s->any[row / ROW_TILE] = (index_range){0, KEY_BLOCK};
-        multiply(RZ_PLAIN, RZ_TRANSPOSED, block->count, KEY_BLOCK, width, block->q, width, s->k, width, 0, s->p,
-                 ROW_PITCH);
-        softmax_rows(s, block, width, terms, partial);
-        multiply(RZ_PLAIN, RZ_PLAIN, block->count, width, count, s->p, ROW_PITCH, s->v, width, 1, block->o, width);
+        external_pair(s, block, plan, terms, partial);
         return;
     }
+#endif
     find_ranges(s->any, s->every, partial ? s->visible : NULL, block->tiles, s->keys);
+#if !defined(KERNEL_BFLOAT16)
     if (plan->few) {
         few_pair(s, block, plan, terms, partial);
         return;
     }
-    if (terms->plain && (!partial || s->keys->ordered)) {
+#endif
+    // The fused way compares products before they are logits, which a negative scale would turn around.
+    if (terms->plain && s->scale > 0 && (!partial || s->keys->ordered)) {
         fuse_scores(s, block, width);
     } else {
         store_scores(s, block, width);
         softmax_rows(s, block, width, terms, partial);
     }
-    add_product(block->o, width, s->p, s->v, KEY_BLOCK, block->tiles, s->any);
+    add_product(block->o, width, s->weights, s->v, KEY_BLOCK, block->tiles, s->any);
 }
 
 // A state kept between the pieces of a decoding call: rows of O, then per row m and l.
@@ -289,7 +333,29 @@ static void load_state(query_block *block, const attention_plan *plan, int64_t r
     const int64_t at = block->rows[row].state, size = plan->problem->head_size;
     block->m[row] = reference_in(((const real *)plan->m)[at]);
     block->sums[row * LANES] = ((const real *)plan->l)[at];
+    if (ROUNDS_WEIGHTS) block->rounded_sums[row * LANES] = block->sums[row * LANES];
     memcpy(block->o + row * plan->padded_size, (const real *)plan->acc + at * size, sizeof(real) * (size_t)size);
+}
+
+INLINE void scale_output(query_block *block, int64_t row, int64_t width, real factor) {
+    real *o = block->o + row * width;
+    for (int64_t d = 0; d < width; d += LANES) store(o + d, load(o + d) * factor);
+}
+
+// Where weights are rounded, dropout keeps them as they are and O waits for its factor, so that they are rounded once.
+static void open_rounded_rows(query_block *block, const attention_plan *plan) {
+    if (plan->problem->dropout == 0) return;
+    for (int64_t row = 0; row < block->count; row++)
+        scale_output(block, row, plan->padded_size, (real)(1 - plan->problem->dropout));
+}
+
+// And O gets the weights that l counts. A row that saw nothing has none.
+static void close_rounded_rows(query_block *block, const attention_plan *plan) {
+    for (int64_t row = 0; row < block->count; row++) {
+        const real sum = sum_of(load(block->sums + row * LANES)), rounded = sum_of(load(block->rounded_sums + row * LANES));
+        if (rounded != 0)
+            scale_output(block, row, plan->padded_size, sum / (rounded * (real)(1 - plan->problem->dropout)));
+    }
 }
 
 static void store_state(const query_block *block, const attention_plan *plan, int64_t row) {
@@ -303,6 +369,7 @@ static void store_state(const query_block *block, const attention_plan *plan, in
 INLINE void clear_state(query_block *block, int64_t width) {
     for (int64_t row = 0; row < block->tiles; row++) block->m[row] = (real)EMPTY_REFERENCE;
     memset(block->sums, 0, sizeof(vector) * (size_t)block->tiles);
+    if (ROUNDS_WEIGHTS) memset(block->rounded_sums, 0, sizeof(vector) * (size_t)block->tiles);
     memset(block->o, 0, sizeof(real) * (size_t)(block->tiles * width));
 }
 
@@ -334,14 +401,13 @@ static void open_block(query_block *block, const attention_plan *plan, const que
 
 static void gather_q(query_block *block, const attention_plan *plan, const query_unit *u, int64_t index) {
     const rz_attention_problem *p = plan->problem;
-    const int64_t width = plan->padded_size, queries = block->count / plan->group;
+    const int64_t width = plan->padded_size, words = width / WORD_NUMBERS, queries = block->count / plan->group;
     for (int64_t g = 0; g < plan->group; g++) {
         const int64_t at = u->batch * plan->q.batch_stride + (u->kv_head * plan->group + g) * plan->q.head_stride
                            + index * plan->query_block * plan->q.token_stride;
-        pack_rows(block->q + g * queries * width, &plan->q, at, queries, queries, queries, p->head_size, width,
-                  (real)(p->scale * LOG2_E));
+        pack_queries(block->q + g * queries * words, &plan->q, at, queries, width, p);
     }
-    memset(block->q + block->count * width, 0, sizeof(real) * (size_t)((block->tiles - block->count) * width));
+    memset(block->q + block->count * words, 0, sizeof(word) * (size_t)((block->tiles - block->count) * words));
 }
 
 static void forward_unit(void *arg, int64_t index, int64_t worker) {
@@ -351,7 +417,9 @@ static void forward_unit(void *arg, int64_t index, int64_t worker) {
     const int64_t unit = index / plan->splits, split = index % plan->splits;
     const query_unit u = unit_of(plan, unit);
     const int64_t width = plan->padded_size;
-    const term_facts terms = terms_of(plan);
+    term_facts terms = terms_of(plan);
+    open_products();
+    if (ROUNDS_WEIGHTS) terms.keep_factor = 1;
 
     int64_t pairs[MAXIMUM_SHARE] = {0};
     for (int64_t i = 0; i < u.blocks; i++) {
@@ -359,6 +427,7 @@ static void forward_unit(void *arg, int64_t index, int64_t worker) {
         gather_q(s.blocks + i, plan, &u, u.block + i);
         if (plan->splits == 1)
             for (int64_t row = 0; row < s.blocks[i].count; row++) load_state(s.blocks + i, plan, row);
+        if (ROUNDS_WEIGHTS) open_rounded_rows(s.blocks + i, plan);
     }
     for (int64_t block = plan->key_blocks * split / plan->splits;
          block < plan->key_blocks * (split + 1) / plan->splits; block++) {
@@ -373,9 +442,11 @@ static void forward_unit(void *arg, int64_t index, int64_t worker) {
             pairs[i]++;
         }
     }
+    close_products();
     for (int64_t i = 0; i < u.blocks; i++) {
         if (pairs[i] == 0) continue;
         atomic_fetch_add_explicit(&plan->pairs, pairs[i], memory_order_relaxed);
+        if (ROUNDS_WEIGHTS) close_rounded_rows(s.blocks + i, plan);
         if (plan->splits > 1) break;
         for (int64_t row = 0; row < s.blocks[i].count; row++) store_state(s.blocks + i, plan, row);
     }
@@ -402,7 +473,7 @@ static void merge_unit(void *arg, int64_t index, int64_t worker) {
         load_state(block, plan, row);
         for (int64_t split = 0; split < plan->splits; split++) {
             const real *part = partial_of(plan, index, split), *references = part + plan->rows * width + 2 * row;
-            if (references[0] > block->m[row]) raise_reference(block, s.p, width, row, 0, references[0]);
+            if (references[0] > block->m[row]) raise_reference(block, s.weights, width, row, 0, references[0]);
             const real factor = (real)__builtin_exp2((double)references[0] - (double)block->m[row]);
             if (references[1] == 0) continue;   // this piece held no visible key
             block->sums[row * LANES] += factor * references[1];

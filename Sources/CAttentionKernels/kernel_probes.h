@@ -1,21 +1,5 @@
 // What benchmarks and tests ask of a kernel set.
 
-// What the arithmetic can do at most: as many chains of multiply-adds as a register tile has accumulators,
-// none of which waits for another, and no memory.
-enum { CHAINS = ROW_TILE * TILE_VECTORS };
-
-static int64_t multiply_adds(int64_t rounds) {
-    vector chains[CHAINS];
-    UNROLLED for (int i = 0; i < CHAINS; i++) chains[i] = all((real)i);
-    const vector factor = all((real)0.875), addend = all((real)0.125);
-    for (int64_t round = 0; round < rounds; round++) {
-        UNROLLED for (int i = 0; i < CHAINS; i++) chains[i] = chains[i] * factor + addend;
-        // The compiler must believe that every chain is wanted, or it drops some and the ceiling comes out too high.
-        UNROLLED for (int i = 0; i < CHAINS; i++) WANTED(chains[i]);
-    }
-    return rounds * CHAINS * LANES * 2;
-}
-
 static void exponentials(const void *from, void *to, int64_t count) {
     const real *x = from;
     real *y = to;

@@ -1,14 +1,15 @@
 // The compute type as a vector: width, exponential, hyperbolic tangent, transpose, widening of stored elements.
 //
-// A kernel set is one source file that says KERNEL_FLOAT or KERNEL_DOUBLE and KERNEL_AVX512, KERNEL_AVX2 or
-// KERNEL_PORTABLE and includes kernel_engine.h, which includes this first. Everything is written with the compiler's
-// vector extensions, so one text serves every instruction set; a * b + c becomes one instruction where there is one.
+// A kernel set is one source file that says KERNEL_FLOAT, KERNEL_DOUBLE or KERNEL_BFLOAT16 (whose compute type is float)
+// and KERNEL_AVX512, KERNEL_AVX2, KERNEL_PORTABLE or KERNEL_EMULATED and includes kernel_engine.h, which includes this first.
+// Everything is written with the compiler's vector extensions, so one text serves every instruction set; a * b + c becomes
+// one instruction where there is one. KERNEL_EMULATED has the sizes of AVX-512 and none of its instructions.
 
 #define INLINE static inline __attribute__((always_inline))
 #define NOT_INLINE static __attribute__((noinline))
 #define UNROLLED _Pragma("clang loop unroll(full)")
 
-#if defined(KERNEL_AVX512)
+#if defined(KERNEL_AVX512) || defined(KERNEL_EMULATED)
 #define VECTOR_BYTES 64
 #elif defined(KERNEL_AVX2)
 #define VECTOR_BYTES 32
@@ -17,10 +18,24 @@
 #endif
 
 // Vectors of B in a register tile: 6 x 4 accumulators want 32 registers, 6 x 2 want 16.
-#if defined(KERNEL_AVX512) || defined(__aarch64__)
+#if VECTOR_BYTES == 64 || defined(__aarch64__)
 #define TILE_VECTORS 4
 #else
 #define TILE_VECTORS 2
+#endif
+
+// Rows of a tile: in registers 6, and loops over them are unrolled; with AMX 32, and they are not.
+#if defined(KERNEL_AMX)
+#define KERNEL_BFLOAT16
+#define EACH_ROW
+enum { ROW_TILE = 32 };
+#else
+#define EACH_ROW UNROLLED
+enum { ROW_TILE = 6 };
+#endif
+
+#if defined(KERNEL_BFLOAT16)
+#define KERNEL_FLOAT
 #endif
 
 #if defined(KERNEL_FLOAT)
@@ -59,10 +74,10 @@ enum {
     LANES = VECTOR_BYTES / sizeof(real),
     PANEL = LANES * TILE_VECTORS,   // columns of a register tile and of a packed panel
 };
-_Static_assert(KEY_BLOCK % PANEL == 0, "a key block is whole panels");
-
 // Keeps a value that nothing reads, in its register.
-#if defined(__x86_64__)
+#if defined(KERNEL_EMULATED)
+#define WANTED(x) __asm__ volatile("" : "+m"(x))
+#elif defined(__x86_64__)
 #define WANTED(x) __asm__ volatile("" : "+v"(x))
 #elif defined(__aarch64__)
 #define WANTED(x) __asm__ volatile("" : "+w"(x))
@@ -223,6 +238,21 @@ INLINE void transpose_square(vector x[LANES]) {
         }
         UNROLLED for (int i = 0; i < LANES; i++) x[i] = y[i];
     }
+}
+
+#if VECTOR_BYTES == 64
+#define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#endif
+
+// Asks for a row that will be read soon.
+enum { FETCH_AHEAD = 16 };
+INLINE void fetch_row(const rz_attention_tensor *from, int64_t index, int64_t size) {
+    static const int64_t element_bytes[] = {
+        [RZ_STORAGE_FLOAT32] = 4, [RZ_STORAGE_FLOAT64] = 8, [RZ_STORAGE_BFLOAT16] = 2, [RZ_STORAGE_FLOAT16] = 2};
+    const int64_t bytes = element_bytes[from->storage];
+    const char *row = (const char *)from->data + index * bytes;
+    for (int64_t at = 0; at < size * bytes; at += 64) __builtin_prefetch(row + at);
 }
 
 // `count` stored elements from `index` on, widened and multiplied.

@@ -56,7 +56,10 @@ struct Ringzoo: ParsableCommand {
         if !BlockwiseAttention.setKernels(name) {
             throw RingZooError(
                 .config, "RINGZOO_KERNELS is '\(name)', which this machine cannot run",
-                tried: ["'\(BlockwiseAttention.kernels)' is the best one here; avx512, avx2 and portable are known"])
+                tried: [
+                    "'\(BlockwiseAttention.kernels)' is the best one here",
+                    "amx, avx512bf16, avx512, avx2, portable, bf16-emulated and amx-emulated (slow, for tests) are known",
+                ])
         }
     }
 }

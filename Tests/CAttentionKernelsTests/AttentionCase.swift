@@ -148,7 +148,9 @@ struct AttentionCase {
     var v: [Double] = []
     var dout: [Double] = []
 
-    var scale: Double { 1 / Double(size).squareRoot() }
+    var isScaleNegative = false
+
+    var scale: Double { (isScaleNegative ? -1 : 1) / Double(size).squareRoot() }
     var group: Int { heads / kvHeads }
 
     /// Positions 0, 1, 2, ..., queries at the end of the keys; normal inputs.

@@ -3,11 +3,15 @@ import ConformanceKit
 import Foundation
 import Testing
 
-/// The kernel sets this machine can run.
-let kernelSets: [String] = {
+private func runnable(_ names: [String]) -> [String] {
     defer { rz_attention_set_kernels(nil) }
-    return ["avx512", "avx2", "portable"].filter { rz_attention_set_kernels($0) }
-}()
+    return names.filter { rz_attention_set_kernels($0) }
+}
+
+/// The kernel sets this machine can run that differ in float32 and float64.
+let kernelSets = runnable(["avx512", "avx2", "portable"])
+/// Those that multiply bf16 numbers.
+let bfloat16Sets = runnable(["amx", "avx512bf16", "bf16-emulated", "amx-emulated"])
 
 /// Serialized: the chosen kernel set belongs to the process.
 @Suite(.serialized) struct CAttentionKernelsTests {
@@ -49,6 +53,8 @@ let kernelSets: [String] = {
 
     @Test(arguments: Stored.allCases, [false, true])
     func everyStorageAndLayoutEqualsTheOracle(_ stored: Stored, _ tokensFirst: Bool) {
+        #expect(rz_attention_set_kernels(kernelSets[0]))  // which widens bf16
+        defer { rz_attention_set_kernels(nil) }
         var random = SplitMix64(seed: 8)
         var c = AttentionCase(batch: 2, heads: 6, kvHeads: 2, queries: 75, keys: 150, size: 40, causal: true)
         c.stored = stored
@@ -468,11 +474,12 @@ let kernelSets: [String] = {
     @Test(arguments: kernelSets) func multiplyAddsAreCounted(_ kernels: String) {
         #expect(rz_attention_set_kernels(kernels))
         defer { rz_attention_set_kernels(nil) }
-        for bytes in [4, 8] {
+        for bytes in [2, 4, 8] {
             let one = rz_attention_multiply_adds(bytes, 1)
             // At least 8 chains of at least two lanes, 2 operations each.
             #expect(one >= 32 && rz_attention_multiply_adds(bytes, 1000) == 1000 * one)
         }
+        #expect(rz_attention_multiply_adds(2, 1) == rz_attention_multiply_adds(4, 1), "bf16 is widened")
     }
 
     // MARK: edges
@@ -492,12 +499,13 @@ let kernelSets: [String] = {
         let before = String(cString: rz_attention_kernels())
         #expect(!rz_attention_set_kernels("abacus"))
         #expect(String(cString: rz_attention_kernels()) == before)
-        for name in kernelSets {
+        for name in kernelSets + bfloat16Sets {
             #expect(rz_attention_set_kernels(name))
             #expect(String(cString: rz_attention_kernels()) == name)
         }
         rz_attention_set_kernels(nil)
-        #expect(String(cString: rz_attention_kernels()) == kernelSets[0])
+        let best = String(cString: rz_attention_kernels())
+        #expect(best == kernelSets[0] || bfloat16Sets.contains(best) && !best.hasSuffix("emulated"))
     }
 
     @Test func workspacePerWorkerDoesNotDependOnTheLength() {

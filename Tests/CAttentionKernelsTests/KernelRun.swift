@@ -49,6 +49,8 @@ struct KernelRun<Real: KernelReal> {
     var forwardPairs: Int64 = 0
     var backwardPairs: Int64 = 0
     var oracle: Oracle?
+    /// The same as one would write it in bf16, where the case stores its inputs so.
+    var naive: Oracle?
 
     /// Runs forward over `splits` of the keys in their order (all keys at once by default), then backward over the same.
     init(
@@ -111,8 +113,11 @@ struct KernelRun<Real: KernelReal> {
             }
         }
         guard withOracle else { return }
-        oracle = Oracle(
-            c, q: q.values, k: k.values, v: v.values, dout: dout.values, bias: bias.map { $0.map { Double($0) } })
+        let wideBias = bias.map { $0.map { Double($0) } }
+        oracle = Oracle(c, q: q.values, k: k.values, v: v.values, dout: dout.values, bias: wideBias)
+        guard c.stored == .bfloat16 else { return }
+        naive = Oracle(
+            c, q: q.values, k: k.values, v: v.values, dout: dout.values, bias: wideBias, rounding: nearestBFloat16)
     }
 
     /// The largest error of everything, in units of the bound |error| <= s (absolute m + relative |reference|); so 1 passes.
@@ -138,6 +143,31 @@ struct KernelRun<Real: KernelReal> {
             }
         }
         return worst
+    }
+
+    /// RMS errors in units of twice those of the naive bf16 computation; so 1 passes. The naive one may be exact by luck, of one key
+    /// always and of few numbers often: the absolute tolerance is added, or one bf16 rounding where there are few.
+    func rmsErrors() -> [(name: String, ratio: Double)] {
+        guard let oracle, let naive else { fatalError("this run has no naive computation to compare with") }
+        func wide(_ values: [Real]) -> [Double] { values.map { Double($0) } }
+        func rms(_ values: [Double], _ references: [Double]) -> Double {
+            let squares = zip(values, references).reduce(0.0) {
+                $1.0 == $1.1 ? $0 : $0 + ($1.0 - $1.1) * ($1.0 - $1.1)  // also -inf
+            }
+            return (squares / Double(max(1, values.count))).squareRoot()
+        }
+        let compared: [(String, [Double], [Double], [Double])] = [
+            ("out", wide(out), naive.out, oracle.out), ("lse", lse, naive.lse, oracle.lse),
+            ("dq", wide(dq), naive.dq, oracle.dq), ("dk", wide(dk), naive.dk, oracle.dk),
+            ("dv", wide(dv), naive.dv, oracle.dv), ("dbias", wide(dbias), naive.dbias, oracle.dbias),
+        ]
+        return compared.map { name, values, naive, references in
+            let sizes = name == "dbias" ? oracle.dbiasTerms : references
+            let largest = sizes.reduce(1.0) { $1.isFinite ? max($0, $1.magnitude) : $0 }
+            let luck = values.count < 500 ? 0x1p-9 : oracle.spread * Real.tolerance.absolute
+            let ratio = rms(values, references) / (2 * rms(naive, references) + luck * largest)
+            return (name, values.count == references.count && !ratio.isNaN ? ratio : .infinity)
+        }
     }
 
     /// All results as bits, in one array.

@@ -1,6 +1,7 @@
 import Foundation
 
-/// Attention as it is written in a textbook, in float64: every logit at once, no blocks, no tricks.
+/// Attention as it is written in a textbook, in float64: every logit at once, no blocks, no tricks. A `rounding` other than none
+/// makes the naive computation of it: logits, probabilities and dS are rounded where they would be stored.
 struct Oracle {
     var out: [Double]  // [B, H, Tq, D]
     var lse: [Double]  // [B, H, Tq], -inf where a row saw no key
@@ -12,7 +13,10 @@ struct Oracle {
     var dbiasTerms: [Double]
     var spread: Double  // s: max(1, standard deviation of the visible logits)
 
-    init(_ c: AttentionCase, q: [Double], k: [Double], v: [Double], dout: [Double], bias: [Double]?) {
+    init(
+        _ c: AttentionCase, q: [Double], k: [Double], v: [Double], dout: [Double], bias: [Double]?,
+        rounding: (Double) -> Double = { $0 }
+    ) {
         let size = c.size
         out = .init(repeating: 0, count: q.count)
         lse = .init(repeating: -.infinity, count: c.batch * c.heads * c.queries)
@@ -52,6 +56,7 @@ struct Oracle {
                             x -= slopes[h] * Double((c.queryPositions[i] - c.keyPositions[j]).magnitude)
                         }
                         if let bias { x += bias[c.biasIndex(b, h, i, j)] }
+                        x = rounding(x)
                         logits[j] = x
                         largest = max(largest, x)
                         sum += x
@@ -69,7 +74,7 @@ struct Oracle {
                                 c.seed, b, h, c.queryPositions[i], c.keyPositions[j], c.dropout)
                             kept[j] = keeps ? 1 / (1 - c.dropout) : 0
                         }
-                        let factor = weights[j] * kept[j]
+                        let factor = rounding(weights[j] * kept[j])
                         if factor == 0 { continue }
                         for d in 0..<size { out[row * size + d] += factor * v[(keyRow + j) * size + d] }
                     }
@@ -83,8 +88,8 @@ struct Oracle {
                             dbias[c.biasIndex(b, h, i, j)] += ds
                             dbiasTerms[c.biasIndex(b, h, i, j)] += abs(ds)
                         }
-                        let dx = ds * slope[j] * c.scale
-                        let factor = weights[j] * kept[j]
+                        let dx = rounding(ds * slope[j]) * c.scale
+                        let factor = rounding(weights[j] * kept[j])
                         for d in 0..<size {
                             dv[(keyRow + j) * size + d] += factor * dout[row * size + d]
                             dk[(keyRow + j) * size + d] += dx * q[row * size + d]

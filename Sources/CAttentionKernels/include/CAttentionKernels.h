@@ -16,7 +16,9 @@
 extern "C" {
 #endif
 
-/// How the elements of a tensor are stored. Two-byte types are widened while a block is packed.
+/// How the elements of a tensor are stored. Two-byte types are widened while a block is packed, except that kernel sets with bf16
+/// products multiply tensors that are all bf16 as they are (not with external products, nor few queries against many keys,
+/// where memory is the limit): P and dS are rounded to bf16 for their products, everything else is float32.
 typedef enum {
     RZ_STORAGE_FLOAT32 = 0,
     RZ_STORAGE_FLOAT64 = 1,
@@ -127,7 +129,10 @@ int64_t rz_attention_backward_f64(const rz_attention_problem *problem, const rz_
                                   double *dk, double *dv, double *dbias, const int64_t *dbias_strides,
                                   const rz_attention_executor *executor, void *workspace);
 
-/// The kernel set in use: "avx512", "avx2" or "portable". The best one of the machine unless another was chosen.
+/// The kernel set in use: the best one of the machine unless another was chosen. In float32 and float64 there are "avx512", "avx2"
+/// and "portable". "amx" and "avx512bf16" are "avx512" with bf16 products, by tiles of AMX or by VDPBF16PS; the latter is best on
+/// AMD's processors, while Intel's multiply float32 faster (Emerald Rapids, a core: 172 GFLOP/s against 87). "bf16-emulated"
+/// and "amx-emulated" are chosen by name only: the same engines in plain C, slow, for tests on any machine.
 const char *rz_attention_kernels(void);
 /// Chooses a kernel set by name for the whole process; NULL is the best one. False when this machine lacks it.
 /// Not to be called while attention runs.
@@ -135,7 +140,7 @@ bool rz_attention_set_kernels(const char *name);
 
 /// Runs chains of multiply-adds that do not wait for each other, without memory, on the calling thread, and returns the number of
 /// floating-point operations (2 a multiply-add). Divided by the time it took: the ceiling of the kernel set in use.
-/// `element_bytes` is 4 or 8.
+/// `element_bytes` is 4 or 8; 2 is bf16 products, or float32 where the set has none.
 int64_t rz_attention_multiply_adds(size_t element_bytes, int64_t rounds);
 
 /// y = 2^x as the kernels compute it, for x below 127 (1023 in float64): wrong by at most 2 ulp where the result is normal (in
