@@ -164,10 +164,10 @@ struct MPIProgramTests {
         let two = try json(MPIJob.run(launcher, 2, "ringzoo", generate + ["--json"]))
         #expect(two["ranks"] as? Int == 2)
         #expect((two["tokens"] as? [Int])?.count == 40 && two["tokens"] as? [Int] == one["tokens"] as? [Int])
-        // The text itself: once, from rank 0.
+        // Rank 0 alone speaks. (What it says goes through two pipes, whose bytes the launcher mixes.)
         let plain = try MPIJob.run(launcher, 2, "ringzoo", generate)
-        let text = try #require(one["text"] as? String)
-        #expect(plain.code == 0 && plain.output.components(separatedBy: text).count == 2, "\(plain.output)")
+        let closings = plain.output.components(separatedBy: "tokens of prompt").count - 1
+        #expect(plain.code == 0 && closings == 1, "\(plain.output)")
     }
 
     @Test func processesComputeLogitsLikeThreads() throws {

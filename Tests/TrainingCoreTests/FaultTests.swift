@@ -82,7 +82,8 @@ import TrainingCore
         #expect(seen.count == ranks)
         for error in seen {
             #expect(error.code == .failed)
-            #expect(error.message.hasPrefix("step 2: the \(fault.what) is not finite"))
+            // A rank that still waits for another's last message hears of it from the first that knows.
+            #expect(error.message.contains("step 2: the \(fault.what) is not finite"))
             #expect(error.description.contains("run.onNonFinite: skip"))
         }
     }

@@ -147,9 +147,7 @@ struct RunConfigTests {
     }
 
     @Test(arguments: [
-        ("parallel.data=2", "parallel.data: only 1 works"), ("parallel.tensor=2", "parallel.tensor: only 1 works"),
-        ("parallel.shardParameters=true", "parallel.shardParameters: only false works"),
-        ("attention.block=256", "attention.block: only auto works"),
+        ("attention.block=256", "attention.block: only auto works")
     ]) func missingFeatureIsRefused(override: String, expected: String) throws {
         let message = configMessage { try config(shortest, [override]) }
         #expect(message.hasPrefix("--set \(override): \(expected)"), "\(message)")
