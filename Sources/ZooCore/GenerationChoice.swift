@@ -26,11 +26,6 @@ public struct GenerationChoice: Sendable {
         }
     }
 
-    /// "ring over cpu, new tokens tree", for people.
-    public var description: String {
-        attention.description + (decoding.map { ", new tokens \($0.name)" } ?? "")
-    }
-
     /// What generation on one rank of these uses.
     public func makeRanks(over communicator: any Communicator, layout: SequenceLayout) throws -> GenerationRanks {
         let prefill = try attention.make(over: communicator)

@@ -65,7 +65,7 @@ import TreeAttention
             TokenGeneration(sampler, maximumCount: 20), Self.prompt(9), over: .one(CPUAttention(), on: device)
         ).tokens
         let generation = TokenGeneration(sampler, maximumCount: 20, stopTokens: [whole[12]])
-        let outcomes = try InProcessRanks.run(3, threads: 1) { communicator, _ in
+        let outcomes = try InProcessRanks.run(3, threads: 1, deadline: 10) { communicator, _ in
             try Self.generate(generation, Self.prompt(9), over: Self.ranks(communicator))
         }
         for outcome in outcomes {

@@ -9,7 +9,7 @@ import TensorCore
 ///
 /// A piece of the prompt is cut by the layout; each rank runs the model on its part, whose queries meet the keys of all ranks, and keeps
 /// the keys and values of its part. A new token goes through the model on every rank, and the rank that keeps fewest appends its keys
-/// and values. So a rank keeps 1/N of the sequence, to within one token for each piece of the prompt, wherever the borders fall.
+/// and values. So a rank keeps 1/N of the sequence, to within two tokens for each piece of the prompt, wherever the borders fall.
 ///
 /// All ranks make the same calls with the same tokens. Beside the attention's, there are no messages.
 public struct ShardedSequence<Model: LanguageModel> {
