@@ -110,8 +110,9 @@ struct LlamaAttention: Module {
             heads: heads, keyHeads: keyHeads, headSize: headSize, dtype: x_BTM.dtype, queries: context.positions,
             keys: context.positions, mask: .causal)
         problem.mask.documents = context.documents.map { .init(queries: $0, keys: $0) }
-        problem.shards = context.shards
-        if cache != nil {
+        if cache == nil {
+            problem.shards = context.shards
+        } else {
             (k_BHTD, v_BHTD, problem.keys) = cache!.append(k_BHTD, v_BHTD, layer: layer, context)
         }
         let o_BHTD = try attend(q_BHTD, k_BHTD, v_BHTD, problem, on: context.attention)

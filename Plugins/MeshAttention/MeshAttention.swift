@@ -8,9 +8,9 @@ import ZooCore
 /// that follow each other share heads, and the N / U groups of them share the sequence by the ring.
 ///
 /// Nothing but a composition: the heads' strategy over a group, with the ring between the groups as the backend it computes with. U = 1
-/// is the ring, U = N the heads' strategy, to the bit. Memory and traffic are theirs: the outer exchange among U ranks, and a ring
-/// of N / U whose blocks have the tokens of a group and the heads of a rank, so its bytes per rank are those of a ring of N ranks
-/// divided by U, times (N / U - 1) / (N - 1) hops of U times the tokens.
+/// is the ring, U = N the heads' strategy, to the bit. Memory and traffic are theirs. The blocks of the ring have U times the tokens
+/// and 1/U of the heads of a rank, so they are as large as a rank's own, and there are N / U of them: a rank sends N / U - 1 key/value pairs
+/// forward where a ring of all ranks sends N - 1, beside its exchange with the U - 1 others of its group.
 public struct MeshAttention: AttentionBackend {
     public let local: any AttentionBackend
     public let communicator: any Communicator

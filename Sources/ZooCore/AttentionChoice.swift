@@ -10,7 +10,6 @@ public struct AttentionChoice: Sendable {
     public let local: (any AttentionProvider)?
     /// One line per choice made by `auto`.
     public let notes: [String]
-
     /// Ranks that share heads; nil where the backend has no such thing, or chooses itself.
     private let headRanks: Int?
 
@@ -26,49 +25,27 @@ public struct AttentionChoice: Sendable {
         backend: String, local: String, strategy: String = "auto", headRanks: Int? = nil, ranks: Int, in zoo: Zoo,
         place: (String) -> ConfigPlace? = { _ in nil }
     ) throws {
+        let names = try BackendNames(backend: backend, local: local, strategy: strategy, in: zoo, place)
         var search = BackendSearch(zoo: zoo)
-        func fault(_ key: String, _ message: String, _ tried: String) -> RingZooError {
-            RingZooError(.config, (place(key).map { "\($0): " } ?? "") + message, tried: [tried])
-        }
-        var (backend, local, key) = (backend, local, "attention.backend")
-        if strategy != "auto" {
-            if try !zoo.attention.entry(strategy, at: place("attention.strategy")).isDistributed {
-                throw fault(
-                    "attention.strategy", "attention.strategy is '\(strategy)', which computes on one rank",
-                    "strategy: auto with backend: \(strategy) would work, or local: \(strategy)")
-            }
-            if backend != "auto" && backend != strategy {
-                let isLocal = try !zoo.attention.entry(backend, at: place("attention.backend")).isDistributed
-                if !isLocal || (local != "auto" && local != backend) {
-                    let other = isLocal ? ", attention.local '\(local)'" : ""
-                    throw fault(
-                        "attention.backend",
-                        "attention.backend is '\(backend)', but attention.strategy '\(strategy)'\(other)",
-                        "backend: auto would work")
-                }
-                local = backend
-            }
-            (backend, key) = (strategy, "attention.strategy")
-        }
         let chosen =
-            backend == "auto"
+            names.backend == "auto"
             ? try search.automatic("attention.backend", distributed: ranks > 1)
-            : try search.available(backend, at: place(key))
+            : try search.available(names.backend, at: place(names.key))
         if chosen.isForDecoding {
-            throw fault(
-                key,
-                "\(key) is '\(backend)', which is for decoding: every rank must hold all queries, and here they are cut over the ranks",
-                "ring would work; 'ringzoo generate' with several ranks uses \(backend) for new tokens by itself")
+            throw contradiction(
+                place(names.key),
+                "\(names.key) is '\(chosen.name)', which is for decoding: every rank must hold all queries, and here they are cut over the ranks",
+                "ring would work; 'ringzoo generate' with several ranks uses \(chosen.name) for new tokens by itself")
         }
         if chosen.isDistributed {
             let inner =
-                local == "auto"
+                names.local == "auto"
                 ? try search.automatic("attention.local", distributed: false)
-                : try search.available(local, at: place("attention.local"))
+                : try search.available(names.local, at: place("attention.local"))
             if inner.isDistributed {
-                throw fault(
-                    "attention.local", "attention.local is '\(local)', which needs a local backend itself",
-                    "one of \(zoo.attention.names.filter { $0 != local }.joined(separator: ", ")) would work")
+                throw contradiction(
+                    place("attention.local"), "attention.local is '\(names.local)', which needs a local backend itself",
+                    "one of \(zoo.attention.names.filter { $0 != names.local }.joined(separator: ", ")) would work")
             }
             self.local = inner
         } else {
@@ -80,23 +57,28 @@ public struct AttentionChoice: Sendable {
             }
             self.local = nil
         }
-        if let headRanks {
-            if !chosen.takesHeadRanks {
-                throw fault(
-                    "attention.headRanks",
-                    "attention.headRanks is \(headRanks), but '\(chosen.name)' has no such groups",
-                    "strategy: mesh would work, or headRanks: auto")
-            }
-            if headRanks < 1 || ranks % headRanks != 0 {
-                let divisors = (1...ranks).filter { ranks % $0 == 0 }.map(String.init).joined(separator: ", ")
-                throw fault(
-                    "attention.headRanks", "attention.headRanks is \(headRanks), which does not divide \(ranks) ranks",
-                    "\(divisors) or auto would work")
-            }
-        }
+        try Self.check(headRanks, of: chosen, ranks: ranks, at: place("attention.headRanks"))
         self.headRanks = headRanks
         self.backend = chosen
         self.notes = search.notes
+    }
+
+    private static func check(
+        _ headRanks: Int?, of backend: any AttentionProvider, ranks: Int, at place: ConfigPlace?
+    ) throws {
+        guard let headRanks else { return }
+        if !backend.takesHeadRanks {
+            throw contradiction(
+                place, "attention.headRanks is \(headRanks), but '\(backend.name)' has no such groups",
+                "strategy: mesh would work, or headRanks: auto")
+        }
+        if headRanks < 1 || ranks % headRanks != 0 {
+            let divisors = (1...ranks).filter { ranks % $0 == 0 }.map(String.init).joined(separator: ", ")
+            throw contradiction(
+                place,
+                "attention.headRanks is \(headRanks), which does not divide \(ranks) rank\(ranks == 1 ? "" : "s")",
+                "\(divisors) or auto would work")
+        }
     }
 
     /// For a config.
@@ -126,6 +108,39 @@ public struct AttentionChoice: Sendable {
 
 private func recorded(_ backend: some AttentionBackend) -> any AttentionBackend {
     RecordedAttention(backend)
+}
+
+private func contradiction(_ place: ConfigPlace?, _ message: String, _ tried: String) -> RingZooError {
+    RingZooError(.config, (place.map { "\($0): " } ?? "") + message, tried: [tried])
+}
+
+/// What `backend`, `local` and `strategy` mean together: a strategy is the backend, and then `backend` may name the local one.
+private struct BackendNames {
+    var backend, local: String
+    /// Where `backend` was written.
+    var key = "attention.backend"
+
+    init(
+        backend: String, local: String, strategy: String, in zoo: Zoo, _ place: (String) -> ConfigPlace?
+    ) throws {
+        (self.backend, self.local) = (backend, local)
+        if strategy == "auto" { return }
+        if try !zoo.attention.entry(strategy, at: place("attention.strategy")).isDistributed {
+            throw contradiction(
+                place("attention.strategy"), "attention.strategy is '\(strategy)', which computes on one rank",
+                "strategy: auto with backend: \(strategy) would work, or local: \(strategy)")
+        }
+        (self.backend, key) = (strategy, "attention.strategy")
+        if backend == "auto" || backend == strategy { return }
+        let isLocal = try !zoo.attention.entry(backend, at: place("attention.backend")).isDistributed
+        if !isLocal || (local != "auto" && local != backend) {
+            throw contradiction(
+                place("attention.backend"),
+                "attention.backend is '\(backend)', but attention.strategy '\(strategy)'"
+                    + (isLocal ? ", attention.local '\(local)'" : ""), "backend: auto would work")
+        }
+        self.local = backend
+    }
 }
 
 /// Looks backends up, and notes what `auto` found.

@@ -94,4 +94,34 @@ import UlyssesAttention
         #expect(messages.map { $0[0] } == [3, 3, 2, 2])
         #expect(messages.map { $0[1] } == [4, 4, 3, 3])
     }
+
+    /// With as many tokens a rank, a ring of three groups takes what a ring of four takes, to the byte.
+    @Test func memoryDoesNotGrowWithTheRing() throws {
+        func peaks(_ ranks: Int) throws -> [Int] {
+            let shards = SequenceLayout.contiguous.shards(length: 512 * ranks, size: ranks)
+            let readings = try InProcessRanks.run(ranks, threads: ranks) { communicator, device in
+                let own = shards[communicator.rank]
+                let problem = AttentionProblem(
+                    heads: 4, keyHeads: 2, headSize: 64, dtype: .float32, queries: own, keys: own,
+                    mask: AttentionMask(causal: true, window: .init(back: 100)))
+                func ones(_ heads: Int) -> Tensor { .ones([1, heads, own.count, 64], on: device) }
+                let (q, k, v, dOut) = (ones(4), ones(2), ones(2), ones(4))
+                let backend = Self.mesh(2)(communicator)
+                func peak<R>(_ body: () throws -> R) throws -> (R, Int) {
+                    try communicator.barrier()
+                    let live = device.ledger.live()
+                    device.ledger.resetPeak()
+                    let result = try body()
+                    return (result, device.ledger.peak() - live)
+                }
+                let (result, forward) = try peak { try backend.forward(q: q, k: k, v: v, problem) }
+                let (_, backward) = try peak {
+                    try backend.backward(dOut: dOut, q: q, k: k, v: v, result, problem)
+                }
+                return [forward, backward]
+            }
+            return (0..<2).map { way in readings.map { $0[way] }.max()! }
+        }
+        #expect(try peaks(6) == peaks(8))
+    }
 }

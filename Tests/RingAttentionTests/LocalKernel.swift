@@ -63,13 +63,19 @@ struct DistributedKernel: Sendable, CustomTestStringConvertible {
 
     func over(_ communicator: any Communicator) -> any AttentionBackend { strategy.over(local, communicator) }
 
-    /// The cases of ConformanceKit; `make test` takes the short ones alone for what is not the ring.
-    var cases: [AttentionCase] {
-        AttentionConformance.cases().filter { TestScale.full || strategy == .ring || $0.length <= 120 }
+    /// Whether everything is tried that there is: the ring always, the others in `make test-all`.
+    private var isThorough: Bool { TestScale.full || strategy == .ring }
+
+    /// The cases of ConformanceKit, or the short ones.
+    var cases: [AttentionCase] { AttentionConformance.cases().filter { isThorough || $0.length <= 120 } }
+
+    /// All numbers of ranks, or one for a long case.
+    func ringSizes(_ input: AttentionCase) -> [Int] {
+        isThorough || input.length <= 120 ? TestScale.ringSizes : [4]
     }
 
     /// Layouts worth trying at this number of ranks: only for the ring is each another order of hops.
     func layouts(_ ranks: Int) -> [SequenceLayout] {
-        TestScale.full || strategy == .ring || ranks == 3 ? SequenceLayout.allCases : [.zigzag]
+        isThorough || ranks == 3 ? SequenceLayout.allCases : [.zigzag]
     }
 }

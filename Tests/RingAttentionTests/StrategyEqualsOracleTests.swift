@@ -9,7 +9,7 @@ import Testing
     func strategyEqualsOracle(_ input: AttentionCase) throws {
         let truth = AttentionTruth(input)
         for kernel in DistributedKernel.all {
-            for ranks in TestScale.ringSizes {
+            for ranks in kernel.ringSizes(input) {
                 for layout in kernel.layouts(ranks) {
                     let outcome = try AttentionOutcome(input, ranks: ranks, layout: layout) { kernel.over($0) }
                     let violations = truth.violations(outcome)

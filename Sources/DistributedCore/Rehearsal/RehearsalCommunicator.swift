@@ -62,13 +62,11 @@ public final class RehearsalCommunicator: Communicator {
         // All ranks start at the same time: what arrives here was sent when this rank would have.
         let arrival = receiver == nil && sender == nil ? 0 : arrival(message.byteCount)
         let arriving = sender.map { sender in
-            hop.map { outline(message, from: shards[modulo(rank - $0)], to: shards[modulo(sender - $0)]) }
-                ?? outline(message)
+            // At hop h a rank sends what belongs to the block of rank - h.
+            hop.map { outline(message, for: shards[(sender - $0 + size) % size]) } ?? outline(message)
         }
         return Shift(communicator: self, sending: packed, arriving: arriving, arrival: arrival)
     }
-
-    private func modulo(_ rank: Int) -> Int { (rank % size + size) % size }
 
     /// A message without its tensors.
     private struct Outline: Sendable {
@@ -80,11 +78,11 @@ public final class RehearsalCommunicator: Communicator {
         Outline(integers: message.integers, parts: message.tensors.map { ($0.shape, $0.dtype) })
     }
 
-    /// What a message about the tokens of one shard looks like for those of another, which may be more or fewer. At hop h a rank sends
-    /// what belongs to the block of rank - h.
-    private func outline(_ message: Message, from own: Positions, to other: Positions) -> Outline {
+    /// What a message about the tokens of one shard looks like for those of another, which may be more or fewer.
+    private func outline(_ message: Message, for other: Positions) -> Outline {
         var outline = outline(message)
-        for positions in [[own], [own, own]] where outline.integers == Positions.integers(positions) {
+        let positions = Positions.list(outline.integers)
+        if let first = positions.first, shards.contains(first) {
             outline.integers = Positions.integers(positions.map { _ in other })
         }
         // Keys and values are [B, H, T, D], rows [B, H, T], documents [B, T].
@@ -165,7 +163,7 @@ public final class RehearsalCommunicator: Communicator {
         for (peer, message) in messages.enumerated() where peer != rank { exchange(1, message.byteCount) }
         return (0..<size).map { peer in
             if !tellsPositions || peer == rank { return copy(own) }
-            let arriving = outline(own, from: shards[rank], to: shards[peer])
+            let arriving = outline(own, for: shards[peer])
             return Message(tensors(arriving), integers: arriving.integers)
         }
     }
