@@ -87,6 +87,22 @@ import ZooCore
         #expect(slow > 0.9 * 2 * (3 + 3 + 4) * block / 1e7 - launches)
     }
 
+    /// With everything sharded, N devices hold at least N times the context of one: the state that one holds alone is spread, too.
+    @Test(arguments: [2, 4, 8])
+    func withShardedParametersTheContextGrowsAtLeastNFold(_ ranks: Int) throws {
+        func longest(_ settings: [String]) throws -> Int {
+            let job = try Job(settings + ["model.layers=8", "data.batch=1", "memory.rematerialise=block"])
+            let device = PlannedDevice(name: "small", memory: 48 << 20, peak: 1e12, speed: Self.speed, link: Self.link)
+            let planner = Planner(job.run.blueprint, on: device) { try job.run.attention.make(over: $0) }
+            return try planner.longestContext(StepRehearsal.Setting(of: job.run))
+        }
+        let one = try longest([])
+        let ring = ["attention.backend=ring", "parallel.sequence=\(ranks)"]
+        let sharded = try longest(ring + ["parallel.shardParameters=true"])
+        #expect(one > 1000 && sharded >= ranks * one, "\(sharded) tokens on \(ranks) ranks, \(one) on one")
+        #expect(try longest(ring) < sharded)
+    }
+
     @Test func theLongestContextFitsAndTheNextDoesNot() throws {
         let job = try Job("attention.backend=ring", "parallel.sequence=2")
         for megabytes in [4, 16, 200] {
