@@ -115,7 +115,7 @@ struct LlamaAttention: Module {
         } else {
             (k_BHTD, v_BHTD, problem.keys) = cache!.append(k_BHTD, v_BHTD, layer: layer, context)
         }
-        let o_BHTD = try attend(q_BHTD, k_BHTD, v_BHTD, problem, on: context.attention)
+        let o_BHTD = try attend(q_BHTD, k_BHTD, v_BHTD, problem, on: context.attention, layer: layer)
         return o(o_BHTD.transposed(1, 2).reshaped([B, T, heads * headSize]))  // [B, T, M]
     }
 

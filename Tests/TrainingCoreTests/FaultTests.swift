@@ -54,7 +54,7 @@ import TrainingCore
         }
         #expect(error?.code == .interrupted)
         #expect(error?.message.contains("lost rank 1") == true)
-        #expect(error?.message.contains("within 0.5 s") == true)
+        #expect(error?.message.contains("within 0.5 s, in the attention of layer 0") == true, "\(error?.message ?? "")")
     }
 
     @Test(arguments: [(5, "loss"), (7, "gradient")], [1, 3])
