@@ -46,9 +46,9 @@ import Testing
         #expect(best["fits"] as? Bool == true && best["longestContext"] as? Int ?? 0 >= 8192)
         let fitting = plans.filter { $0["fits"] as? Bool == true }.compactMap { $0["stepSeconds"] as? Double }
         #expect(fitting == fitting.sorted() && !fitting.isEmpty && fitting.count < plans.count)
-        // 16 bytes a parameter fit no device alone.
-        for plan in plans where plan["tensor"] as? Int == 1 && plan["shardParameters"] as? Bool == false {
-            #expect(plan["fits"] as? Bool == false)
+        // 16 bytes a parameter fit no device alone, and a quarter of them each.
+        for plan in plans where plan["tensor"] as? Int == 1 {
+            #expect(plan["fits"] as? Bool == plan["shardParameters"] as? Bool)
         }
         let text = try Tool.run(arguments).text
         #expect(text.contains("data  sequence  tensor") && text.contains("parallel: { data:"))
