@@ -10,8 +10,8 @@
 typedef float vector __attribute__((vector_size(32)));
 typedef float unaligned_vector __attribute__((vector_size(32), aligned(4)));
 enum { LANES = 8, TILE_ROWS = 6, TILE_VECTORS = 2, TILE_COLUMNS = TILE_VECTORS * LANES };
-// A panel of B (16 KiB) and one of A (6 KiB) fit the first cache level, a block of A (144 KiB) the second, one of B (1 MiB) the third.
-enum { DEPTH_BLOCK = 256, ROW_BLOCK = 144, COLUMN_BLOCK = 1024 };
+// A panel of B (18 KiB) and one of A (7 KiB) fit the first cache level, a block of A (162 KiB) the second, one of B (1.1 MiB) the third.
+enum { DEPTH_BLOCK = 288, ROW_BLOCK = 144, COLUMN_BLOCK = 1024 };
 #define UNROLLED _Pragma("clang loop unroll(full)")
 
 RZ_INLINE vector load(const float *p) { return *(const unaligned_vector *)p; }
@@ -62,16 +62,15 @@ RZ_INLINE void pack_panel(const int width, float *to, const float *from, int64_t
             to[t * width + i] = i < lines ? from[i * line_stride + t * depth_stride] : 0;
 }
 
-static void pack_rows(float *to, const float *from, int64_t rows, int64_t row_stride, int64_t depth_stride, int64_t depth) {
-    for (int64_t i = 0; i < rows; i += TILE_ROWS, to += depth * TILE_ROWS)
-        pack_panel(TILE_ROWS, to, from + i * row_stride, smaller(TILE_ROWS, rows - i), row_stride, depth_stride, depth);
-}
-
-static void pack_columns(float *to, const float *from, int64_t columns, int64_t column_stride, int64_t depth_stride,
-                         int64_t depth) {
-    for (int64_t i = 0; i < columns; i += TILE_COLUMNS, to += depth * TILE_COLUMNS)
-        pack_panel(TILE_COLUMNS, to, from + i * column_stride, smaller(TILE_COLUMNS, columns - i), column_stride,
-                   depth_stride, depth);
+// All panels of a block. Where lines lie side by side in memory, a few of them at a time for all panels: a cache line of theirs
+// may belong to several.
+RZ_INLINE void pack(const int width, float *to, const float *from, int64_t lines, int64_t line_stride, int64_t depth_stride,
+                    int64_t depth) {
+    const int64_t step = line_stride == 1 ? LANES : depth;
+    for (int64_t t = 0; t < depth; t += step)
+        for (int64_t i = 0; i < lines; i += width)
+            pack_panel(width, to + i * depth + t * width, from + i * line_stride + t * depth_stride, smaller(width, lines - i),
+                       line_stride, depth_stride, smaller(step, depth - t));
 }
 
 // c (6 rows of 16) = a b, or added to what is there, for packed panels.
@@ -120,21 +119,23 @@ static int64_t padded(int64_t count, int64_t limit, int64_t tile) { return (smal
 // One vector more, since packing writes a little beyond the last panel.
 int64_t rz_product_scratch(int64_t m, int64_t n, int64_t k) {
     int64_t lines = padded(m, ROW_BLOCK, TILE_ROWS) + padded(n, COLUMN_BLOCK, TILE_COLUMNS);
-    return (int64_t)sizeof(float) * (smaller(k, DEPTH_BLOCK) * lines + LANES);
+    return (int64_t)sizeof(float) * (padded(k, DEPTH_BLOCK, LANES) * lines + LANES);
 }
 
 void rz_product(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_depth, const float *b,
                 int64_t b_depth, int64_t b_column, float *c, int64_t c_row, int accumulate, void *scratch) {
-    float *packed_b = scratch, *packed_a = packed_b + smaller(k, DEPTH_BLOCK) * padded(n, COLUMN_BLOCK, TILE_COLUMNS);
+    // Blocks of even depth: a small rest would read and write all of C for little.
+    const int64_t blocks = (k + DEPTH_BLOCK - 1) / DEPTH_BLOCK, depth_block = padded((k + blocks - 1) / blocks, DEPTH_BLOCK, LANES);
+    float *packed_b = scratch, *packed_a = packed_b + depth_block * padded(n, COLUMN_BLOCK, TILE_COLUMNS);
     for (int64_t j = 0; j < n; j += COLUMN_BLOCK) {
         const int64_t columns = smaller(COLUMN_BLOCK, n - j);
-        for (int64_t t = 0; t < k; t += DEPTH_BLOCK) {
-            const int64_t depth = smaller(DEPTH_BLOCK, k - t);
+        for (int64_t t = 0; t < k; t += depth_block) {
+            const int64_t depth = smaller(depth_block, k - t);
             const int add = accumulate || t > 0;
-            pack_columns(packed_b, b + t * b_depth + j * b_column, columns, b_column, b_depth, depth);
+            pack(TILE_COLUMNS, packed_b, b + t * b_depth + j * b_column, columns, b_column, b_depth, depth);
             for (int64_t i = 0; i < m; i += ROW_BLOCK) {
                 const int64_t rows = smaller(ROW_BLOCK, m - i);
-                pack_rows(packed_a, a + i * a_row + t * a_depth, rows, a_row, a_depth, depth);
+                pack(TILE_ROWS, packed_a, a + i * a_row + t * a_depth, rows, a_row, a_depth, depth);
                 for (int64_t jj = 0; jj < columns; jj += TILE_COLUMNS)
                     for (int64_t ii = 0; ii < rows; ii += TILE_ROWS) {
                         const float *panel_a = packed_a + ii * depth, *panel_b = packed_b + jj * depth;

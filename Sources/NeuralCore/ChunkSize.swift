@@ -1,13 +1,13 @@
 /// How many tokens are computed at a time where a whole sequence at once would take too much memory.
 public enum ChunkSize: Sendable, Hashable {
-    /// As many as keep the widest intermediate value within 32 MiB, at least 64: products that large run at full speed.
+    /// As many as keep the widest intermediate value within 64 MiB, at least 64: smaller products read the weights too often.
     case auto
     /// All of them: no chunking.
     case whole
     /// This many, at least 1. Fewer are taken where chunks would be uneven.
     case tokens(Int)
 
-    private static let automaticBytes = 32 << 20
+    private static let automaticBytes = 64 << 20
     private static let automaticMinimum = 64
 
     /// Rows of one chunk, at least 1, when one row of the widest intermediate value takes `bytesPerRow` bytes. Chunks are

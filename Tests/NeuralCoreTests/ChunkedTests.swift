@@ -99,9 +99,9 @@ import Testing
         #expect(ChunkSize.tokens(64).rows(of: 100, bytesPerRow: 4) == 50)
         #expect(ChunkSize.tokens(64).rows(of: 64, bytesPerRow: 4) == 64)
         #expect(ChunkSize.tokens(7).rows(of: 0, bytesPerRow: 4) == 1)
-        // 32 MiB at most, but never fewer than 64 tokens.
-        #expect(ChunkSize.auto.rows(of: 1 << 20, bytesPerRow: 4 * 11008) * 4 * 11008 <= 32 << 20)
-        #expect(ChunkSize.auto.rows(of: 1 << 20, bytesPerRow: 4 * 11008) > 700)
+        // 64 MiB at most, but never fewer than 64 tokens.
+        #expect(ChunkSize.auto.rows(of: 1 << 20, bytesPerRow: 4 * 11008) * 4 * 11008 <= 64 << 20)
+        #expect(ChunkSize.auto.rows(of: 1 << 20, bytesPerRow: 4 * 11008) > 1400)
         #expect(ChunkSize.auto.rows(of: 1 << 20, bytesPerRow: 1 << 30) == 64)
         #expect(ChunkSize.auto.rows(of: 1000, bytesPerRow: 4096) == 1000)
     }

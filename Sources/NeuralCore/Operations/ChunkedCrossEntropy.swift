@@ -35,7 +35,9 @@ public func chunkedCrossEntropy(
     let targets_N = targets.detached.contiguous().reshaped([count])
     let losses_N = Tensor(uninitialised: [count], .float64, on: device)
     let dh_NM = hidden.isTracked ? Tensor(uninitialised: [count, width], hidden.dtype, on: device) : nil
-    let dw_VM = weight.isTracked ? Tensor.zeros([vocabulary, width], type, on: device, kind: .gradients) : nil
+    let dw_VM =
+        weight.isTracked ? Tensor(uninitialised: [vocabulary, width], type, on: device, kind: .gradients) : nil
+    if count == 0, let dw_VM { device.fill(dw_VM, with: 0) }
 
     let step = chunk.rows(of: count, bytesPerRow: vocabulary * type.byteCount)
     let logits = Tensor(uninitialised: [min(step, count), vocabulary], type, on: device)
@@ -58,7 +60,7 @@ public func chunkedCrossEntropy(
             device.matmul(logits_CV, w_VM, into: dh_CM, accumulate: false)
             if target.dtype != type { device.copy(dh_CM, into: target) }
         }
-        if let dw_VM { device.matmul(logits_CV.transposed(), h_CM, into: dw_VM, accumulate: true) }
+        if let dw_VM { device.matmul(logits_CV.transposed(), h_CM, into: dw_VM, accumulate: start > 0) }
     }
 
     let shape = hidden.shape

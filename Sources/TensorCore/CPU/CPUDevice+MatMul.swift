@@ -46,18 +46,19 @@ extension CPUDevice {
         func offset(_ row: Int, _ column: Int) -> Int { transposed ? column * leading + row : row * leading + column }
     }
 
-    /// A product cut into tiles of C whose borders depend on its shape alone, so that bits do not depend on the threads.
+    /// A product cut into tiles of C, each computed on one thread.
     private struct Tiling {
         let m, n: Int
         var rowTiles, columnTiles: Int
         var tileRows: Int { Self.extent(m, rowTiles, multipleOf: 6) }
         var tileColumns: Int { Self.extent(n, columnTiles, multipleOf: 16) }
 
-        /// As few tiles as keep several threads evenly busy, since each packs its operands anew; none too small to be worth it.
-        init(m: Int, n: Int, k: Int, batches: Int) {
+        /// As few tiles as keep the threads evenly busy, since each packs its operands anew: `wanted`, unless they would be too
+        /// small to be worth it.
+        init(m: Int, n: Int, k: Int, batches: Int, wanted: Int) {
             (self.m, self.n) = (m, n)
             (rowTiles, columnTiles) = ((m + 1023) / 1024, (n + 1023) / 1024)
-            while batches * rowTiles * columnTiles < 8 && m * n * k / (rowTiles * columnTiles) > 1 << 21 {
+            while batches * rowTiles * columnTiles < wanted && m * n * k / (rowTiles * columnTiles) > 1 << 21 {
                 if m * columnTiles >= n * rowTiles { rowTiles *= 2 } else { columnTiles *= 2 }
             }
             // Rounding up to whole register tiles may leave nothing for the last ones.
@@ -87,12 +88,15 @@ extension CPUDevice {
             }
             return offset
         }
-        let tiling = Tiling(m: m, n: n, k: k, batches: batches)
-        let (tileRows, tileColumns) = (tiling.tileRows, tiling.tileColumns)
         let ownKernels = out.dtype == .float32 && rz_has_products() != 0
+        // Bits must not depend on the threads. Ours do not depend on the tiles; those of OpenBLAS may, so that its tiles depend
+        // on the shape alone.
+        let tiling = Tiling(
+            m: m, n: n, k: k, batches: batches, wanted: ownKernels ? (pool.workers == 1 ? 1 : 2 * pool.workers) : 8)
+        let (tileRows, tileColumns) = (tiling.tileRows, tiling.tileColumns)
         let scratchBytes = ownKernels ? Int(rz_product_scratch(Int64(tileRows), Int64(tileColumns), Int64(k))) : 0
         let scratchPitch = (scratchBytes + 63) / 64 * 64
-        // At most 1.2 MiB a worker whatever the shape. Like OpenBLAS's own buffers, it is not in the ledger.
+        // At most 1.3 MiB a worker whatever the shape. Like OpenBLAS's own buffers, it is not in the ledger.
         let scratch = allocator.allocate(pool.workers * scratchPitch)
         defer { allocator.release(scratch, pool.workers * scratchPitch) }
         let (ma, mb, mc) = (Matrix(a), Matrix(b), Matrix(out))
