@@ -12,7 +12,7 @@ public enum CheckpointText {
     public static let config = "config"
     /// A `TokenizerForm` as JSON.
     public static let tokenizer = "tokenizer"
-    /// A `Trainer.State` as JSON.
+    /// A `TrainingState` as JSON.
     public static let training = "training"
     /// Ranks, threads and kernel sets: what a bit-exact resume depends on, as JSON.
     public static let environment = "environment"

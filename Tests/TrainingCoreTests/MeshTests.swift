@@ -125,10 +125,10 @@ import Testing
     @Test func evaluationOnAMeshEqualsOneRank() throws {
         let settings = ["data.validation=0.01"]
         let batches = Array(try Job(settings).run.dataset.evaluationBatches(rowsPerBatch: 4))
-        let whole = try Job(settings).onRanks { trainer, _ in try trainer.validationLoss(batches).loss }[0]
+        let whole = try Job(settings).onRanks { trainer, _ in try trainer.evaluate(batches).loss }[0]
         let mesh = Mesh(data: 2, sequence: 1, tensor: 2, sharded: true)
         let parallel = mesh.settings.filter { $0.hasPrefix("parallel") }
-        let found = try Job(settings + parallel).onRanks { trainer, _ in try trainer.validationLoss(batches) }
+        let found = try Job(settings + parallel).onRanks { trainer, _ in try trainer.evaluate(batches) }
         for rank in found { #expect(abs(rank.loss / whole - 1) < 1e-6 && rank.targets == found[0].targets) }
     }
 }

@@ -13,11 +13,6 @@ public struct ParameterSharding: Sendable {
         (self.tensor, self.rows) = (tensor, rows)
     }
 
-    /// The sharding of a mesh. - Parameter rows: whether rows of parameters are kept apart by the ranks that have the same slices.
-    public init(_ mesh: ProcessMesh, rows: Bool) {
-        self.init(tensor: mesh.tensor, rows: rows && mesh.replicas.size > 1 ? mesh.replicas : nil)
-    }
-
     /// The part of a parameter that this rank keeps.
     /// - Parameters:
     ///   - shape: of the whole parameter, at least one axis.
