@@ -51,6 +51,9 @@ public struct ProcessMesh: Sendable {
         self.init(Shape(sequence: world.size), world: world, sequence: world, replicas: world, tensor: nil)
     }
 
+    /// The rank in the world of the first of those that hold part `sequence` of the first sequence.
+    public func worldRank(sequence: Int) -> Int { sequence * shape.tensor }
+
     /// Splits a world of `shape.ranks` ranks; every rank of it makes this call.
     /// - Parameter shardParameters: whether ranks that have the same slices of the layers keep rows of the parameters apart.
     public init(_ shape: Shape, shardParameters: Bool = false, over world: any Communicator) throws {

@@ -83,4 +83,10 @@ extension ParameterSharding {
         guard let tensor else { return x }
         return Tensor.record("tensor reduce", inputs: [x], output: try tensor.allReduce(x.detached)) { g in [g] }
     }
+
+    /// The whole of a result of whose last axis each tensor rank has a slice, the same on all of them. Not differentiable.
+    public func joined(_ x: Tensor) throws -> Tensor {
+        guard let tensor else { return x }
+        return .concatenate(try tensor.allGather(Message([x.detached])).map { $0.tensors[0] }, axis: x.rank - 1)
+    }
 }
