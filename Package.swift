@@ -63,7 +63,7 @@ let package = Package(
         core("NeuralCore", ["AttentionCore", "DistributedCore"]),
         core("CheckpointCore", ["TensorCore", "CHDF5Shim", "CDigest"]),
         core("DataCore", ["TensorCore"]),
-        core("TrainingCore", ["NeuralCore", "CheckpointCore", "DistributedCore", "DataCore"]),
+        core("TrainingCore", ["NeuralCore", "CheckpointCore", "DistributedCore", "DataCore", "BlockwiseAttention"]),
         core("ZooCore", ["TrainingCore", "CVersion", yams]),
         core("ConformanceKit", ["AttentionCore", "DistributedCore", "NeuralCore"]),
 

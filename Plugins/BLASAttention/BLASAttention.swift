@@ -1,33 +1,14 @@
-import AttentionCore
 import BlockwiseAttention
 import CAttentionKernels
 import COpenBLAS
-import TensorCore
 
 /// The same blocks as the `cpu` backend with OpenBLAS's matrix products, one single-threaded call per block (`CPUDevice` sets
 /// OpenBLAS to one thread).
-public struct BLASAttention: AttentionBackend {
+public struct BLASAttention: BlockwiseBackend {
     public let name = "blas"
-    private let blocks: BlockwiseAttention
+    public let blocks = BlockwiseAttention(products: .openBLAS)
 
-    public init() {
-        blocks = BlockwiseAttention(products: .openBLAS)
-    }
-
-    public func unsupportedReasons(_ problem: AttentionProblem) -> [String] { blocks.unsupportedReasons(problem) }
-
-    public func forward(
-        q: Tensor, k: Tensor, v: Tensor, into state: inout AttentionState, _ problem: AttentionProblem
-    ) throws {
-        try blocks.forward(q: q, k: k, v: v, into: &state, problem)
-    }
-
-    public func backward(
-        dOut: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor,
-        into gradients: inout AttentionGradients, _ problem: AttentionProblem
-    ) throws {
-        try blocks.backward(dOut: dOut, q: q, k: k, v: v, lse: lse, delta: delta, into: &gradients, problem)
-    }
+    public init() {}
 }
 
 extension rz_attention_products {

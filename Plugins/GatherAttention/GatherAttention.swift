@@ -11,7 +11,7 @@ import TensorCore
 /// Memory beyond inputs and outputs: forward N key/value pairs; backward N pairs and 2 N float32 dK/dV pairs (the shares
 /// of all blocks, and all ranks' shares of the own one). Bytes sent by a rank, of the pair it holds (P) and its gradients (G):
 /// (N - 1) P forward; (N - 1) P and the N - 1 other ranks' G backward, without those that the mask hides from its queries.
-public struct GatherAttention<Local: AttentionBackend>: AttentionBackend {
+public struct GatherAttention<Local: AttentionBackend>: DistributedAttention {
     public let local: Local
     public let communicator: any Communicator
     public var name: String { "gather" }
@@ -19,10 +19,6 @@ public struct GatherAttention<Local: AttentionBackend>: AttentionBackend {
     public init(_ local: Local, over communicator: any Communicator) {
         self.local = local
         self.communicator = communicator
-    }
-
-    public func unsupportedReasons(_ problem: AttentionProblem) -> [String] {
-        local.unsupportedReasons(problem).map { "local backend '\(local.name)': \($0)" }
     }
 
     public func forward(

@@ -11,8 +11,8 @@ import ZooCore
 /// is the ring, U = N the heads' strategy, to the bit. Memory and traffic are theirs. The blocks of the ring have U times the tokens
 /// and 1/U of the heads of a rank, so they are as large as a rank's own, and there are N / U of them: a rank sends N / U - 1 key/value pairs
 /// forward where a ring of all ranks sends N - 1, beside its exchange with the U - 1 others of its group.
-public struct MeshAttention: AttentionBackend {
-    public let local: any AttentionBackend
+public struct MeshAttention<Local: AttentionBackend>: DistributedAttention {
+    public let local: Local
     public let communicator: any Communicator
     private let groups: MeshGroups
     public var name: String { "mesh" }
@@ -22,16 +22,12 @@ public struct MeshAttention: AttentionBackend {
     ///   - heads: the strategy within a group.
     ///   - ring: the strategy between groups.
     public init(
-        _ local: any AttentionBackend, over communicator: any Communicator, headRanks: Int?,
+        _ local: Local, over communicator: any Communicator, headRanks: Int?,
         heads: any AttentionProvider, ring: any AttentionProvider
     ) {
         self.local = local
         self.communicator = communicator
         groups = MeshGroups(local, communicator, headRanks, heads, ring)
-    }
-
-    public func unsupportedReasons(_ problem: AttentionProblem) -> [String] {
-        local.unsupportedReasons(problem).map { "local backend '\(local.name)': \($0)" }
     }
 
     public func forward(

@@ -1,13 +1,11 @@
 import AttentionCore
 import DistributedCore
-import TensorCore
 import ZooCore
 
 /// Registers the `mesh` backend, composed from two that are registered already.
-public struct MeshAttentionProvider: AttentionProvider {
+public struct MeshAttentionProvider: DistributedAttentionProvider {
     public let name = "mesh"
     public let summary = "groups of ranks that share heads, and a ring between the groups (attention.headRanks)"
-    public let isDistributed = true
     public let takesHeadRanks = true
     private let heads, ring: any AttentionProvider
 
@@ -21,16 +19,20 @@ public struct MeshAttentionProvider: AttentionProvider {
 
     public func unavailableReasons() -> [String] { heads.unavailableReasons() + ring.unavailableReasons() }
 
-    public func make(
-        local: (any AttentionBackend)?, over communicator: (any Communicator)?
-    ) throws -> any AttentionBackend { try make(local: local, over: communicator, headRanks: nil) }
+    public func make(_ local: some AttentionBackend, over communicator: any Communicator) -> any AttentionBackend {
+        mesh(local, communicator, headRanks: nil)
+    }
 
     public func make(
         local: (any AttentionBackend)?, over communicator: (any Communicator)?, headRanks: Int?
     ) throws -> any AttentionBackend {
-        guard let local, let communicator else {
-            throw RingZooError(.config, "the mesh backend needs a local backend and a communicator")
-        }
-        return MeshAttention(local, over: communicator, headRanks: headRanks, heads: heads, ring: ring)
+        let (local, communicator) = try required(local, communicator)
+        return mesh(local, communicator, headRanks: headRanks)
+    }
+
+    private func mesh(
+        _ local: some AttentionBackend, _ communicator: any Communicator, headRanks: Int?
+    ) -> any AttentionBackend {
+        MeshAttention(local, over: communicator, headRanks: headRanks, heads: heads, ring: ring)
     }
 }

@@ -17,7 +17,7 @@ import TensorCore
 /// pairs and 1 float32 dK/dV pair (the one arriving; the one in use is the result at the end), 2 where blocks stop early and
 /// the result is home before the last hop. Messages: N - 1 forward, 2N - 1 backward; where blocks stop early, those of the key blocks
 /// that are passed on, and backward twice as many and one for each block that comes home.
-public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
+public struct RingAttention<Local: AttentionBackend>: DistributedAttention {
     public let local: Local
     public let communicator: any Communicator
     public var name: String { "ring" }
@@ -25,10 +25,6 @@ public struct RingAttention<Local: AttentionBackend>: AttentionBackend {
     public init(_ local: Local, over communicator: any Communicator) {
         self.local = local
         self.communicator = communicator
-    }
-
-    public func unsupportedReasons(_ problem: AttentionProblem) -> [String] {
-        local.unsupportedReasons(problem).map { "local backend '\(local.name)': \($0)" }
     }
 
     public func forward(

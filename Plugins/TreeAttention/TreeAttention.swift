@@ -17,7 +17,7 @@ import TensorCore
 /// `problem` describes queries that are the same on every rank (this is checked; a bias has the rows of all of them), and this rank's
 /// keys. Memory beyond inputs and outputs: N states forward, three of dQ backward. Messages of a rank: N - 1 forward; backward an
 /// all-reduce of dQ, and one of the bias's gradient where it is wanted. dK and dV stay with their keys.
-public struct TreeAttention<Local: AttentionBackend>: AttentionBackend {
+public struct TreeAttention<Local: AttentionBackend>: DistributedAttention {
     public let local: Local
     public let communicator: any Communicator
     public var name: String { "tree" }
@@ -25,10 +25,6 @@ public struct TreeAttention<Local: AttentionBackend>: AttentionBackend {
     public init(_ local: Local, over communicator: any Communicator) {
         self.local = local
         self.communicator = communicator
-    }
-
-    public func unsupportedReasons(_ problem: AttentionProblem) -> [String] {
-        local.unsupportedReasons(problem).map { "local backend '\(local.name)': \($0)" }
     }
 
     public func forward(

@@ -16,7 +16,7 @@ import TensorCore
 ///
 /// Memory beyond inputs and outputs does not grow with N while N divides the key/value heads: forward at most max(2 P, P + S, 3 S),
 /// backward max(2 (P + U), P + U + G, 3 G), for what is sent, what has arrived and what is computed from it.
-public struct UlyssesAttention<Local: AttentionBackend>: AttentionBackend {
+public struct UlyssesAttention<Local: AttentionBackend>: DistributedAttention {
     public let local: Local
     public let communicator: any Communicator
     public var name: String { "ulysses" }
@@ -24,10 +24,6 @@ public struct UlyssesAttention<Local: AttentionBackend>: AttentionBackend {
     public init(_ local: Local, over communicator: any Communicator) {
         self.local = local
         self.communicator = communicator
-    }
-
-    public func unsupportedReasons(_ problem: AttentionProblem) -> [String] {
-        local.unsupportedReasons(problem).map { "local backend '\(local.name)': \($0)" }
     }
 
     public func forward(

@@ -32,14 +32,18 @@ public struct ProcessMesh: Sendable {
     public let replicas: any Communicator
     /// Ranks that hold the other slices of the same layers; nil where layers are whole.
     public let tensor: (any Communicator)?
+    /// How parameters lie over these ranks.
+    public let sharding: ParameterSharding
 
     /// Groups that are there already, as a rehearsal has them.
+    /// - Parameter shardParameters: whether those of `replicas` keep rows of the parameters apart.
     public init(
-        _ shape: Shape, dataIndex: Int = 0, world: any Communicator, sequence: any Communicator,
-        replicas: any Communicator, tensor: (any Communicator)?
+        _ shape: Shape, shardParameters: Bool = false, dataIndex: Int = 0, world: any Communicator,
+        sequence: any Communicator, replicas: any Communicator, tensor: (any Communicator)?
     ) {
         (self.shape, self.dataIndex, self.world) = (shape, dataIndex, world)
         (self.sequence, self.replicas, self.tensor) = (sequence, replicas, tensor)
+        sharding = ParameterSharding(tensor: tensor, rows: shardParameters && replicas.size > 1 ? replicas : nil)
     }
 
     /// All ranks share each sequence.
@@ -47,8 +51,12 @@ public struct ProcessMesh: Sendable {
         self.init(Shape(sequence: world.size), world: world, sequence: world, replicas: world, tensor: nil)
     }
 
+    /// The rank in the world of the first of those that hold part `sequence` of the first sequence.
+    public func worldRank(sequence: Int) -> Int { sequence * shape.tensor }
+
     /// Splits a world of `shape.ranks` ranks; every rank of it makes this call.
-    public init(_ shape: Shape, over world: any Communicator) throws {
+    /// - Parameter shardParameters: whether ranks that have the same slices of the layers keep rows of the parameters apart.
+    public init(_ shape: Shape, shardParameters: Bool = false, over world: any Communicator) throws {
         if shape.ranks != world.size { fatalError("ProcessMesh: \(shape) is not \(world.size) ranks") }
         let tensorIndex = world.rank % shape.tensor
         let dataIndex = world.rank / (shape.sequence * shape.tensor)
@@ -57,7 +65,7 @@ public struct ProcessMesh: Sendable {
             size == world.size ? world : try world.split(color: color)
         }
         self.init(
-            shape, dataIndex: dataIndex, world: world,
+            shape, shardParameters: shardParameters, dataIndex: dataIndex, world: world,
             sequence: try group(shape.sequence, color: dataIndex * shape.tensor + tensorIndex),
             replicas: try group(shape.data * shape.sequence, color: tensorIndex),
             tensor: shape.tensor == 1 ? nil : try group(shape.tensor, color: world.rank / shape.tensor))

@@ -49,13 +49,13 @@ extension LanguageModel {
 
     /// Logits [B, T, V] in float32 (float64 for a float64 model): for short inputs, since they exist whole.
     public func logits(_ tokens: Tensor, _ context: SequenceContext, cache: inout KeyValueCache?) throws -> Tensor {
-        let states = try hidden(tokens, context, cache: &cache)
-        return Tensor.matmul(states.cast(to: headWeight.dtype), headWeight.transposed())
+        try logits(of: hidden(tokens, context, cache: &cache), context.sharding)!
     }
 
-    /// Logits [B, V] of the last token alone, from states [B, T, M].
-    public func lastLogits(of states: Tensor) -> Tensor {
-        let last = states.slice(axis: 1, states.shape[1] - 1..<states.shape[1]).reshaped([states.shape[0], -1])
-        return Tensor.matmul(last.cast(to: headWeight.dtype), headWeight.transposed())
+    /// The same of states [B, T, M]; nil where this rank has none. Every rank makes this call: with sharded parameters the head is
+    /// collected from all, and where tensor parallelism cuts the vocabulary, so are the logits.
+    public func logits(of states: Tensor?, _ sharding: ParameterSharding) throws -> Tensor? {
+        let head = try sharding.gathered(headWeight)
+        return try states.map { try sharding.joined(.matmul($0.cast(to: head.dtype), head.transposed())) }
     }
 }

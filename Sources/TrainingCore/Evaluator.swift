@@ -5,7 +5,7 @@ import NeuralCore
 import TensorCore
 
 /// Computes the loss of a model over batches on one rank; every rank runs the same evaluator over the same batches, and holds the
-/// weights that the sharding gives it.
+/// weights that the mesh gives it.
 public struct Evaluator: Sendable {
     /// How the sequence is cut over the ranks.
     public var layout: SequenceLayout
@@ -15,11 +15,10 @@ public struct Evaluator: Sendable {
     public var memory: SequenceContext.MemoryPlan
     private let attention: any AttentionBackend
     private let mesh: ProcessMesh
-    private let sharding: ParameterSharding
 
     public init(
         layout: SequenceLayout, shares: [Int]? = nil, precision: Precision, memory: SequenceContext.MemoryPlan,
-        attention: any AttentionBackend, mesh: ProcessMesh, sharding: ParameterSharding
+        attention: any AttentionBackend, mesh: ProcessMesh
     ) {
         self.layout = layout
         self.shares = shares
@@ -27,7 +26,6 @@ public struct Evaluator: Sendable {
         self.memory = memory
         self.attention = attention
         self.mesh = mesh
-        self.sharding = sharding
     }
 
     /// Mean loss per target, natural logarithm, the same on every rank; 0 of 0 targets where there are no batches.
@@ -40,7 +38,7 @@ public struct Evaluator: Sendable {
         var (lossSum, targets) = (0.0, 0)
         for batch in batches {
             let shard = BatchShard(batch, layout: layout, shares: shares, mesh: mesh, on: mesh.world.device)
-            let context = shard.context(attention, sharding, precision, memory)
+            let context = shard.context(attention, mesh.sharding, precision, memory)
             lossSum += try model.loss(shard.tokens, targets: shard.targets, context).item
             targets += batch.targetCount
             try observe(batch)

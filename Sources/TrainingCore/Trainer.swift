@@ -9,27 +9,24 @@ import TensorCore
 /// Batches are cut over the mesh: each rank computes the loss of the tokens it holds (attention reaches the other parts of a sequence
 /// through the backend), and gradients are summed in the order of ranks, so that all ranks with the same weights take the same step to
 /// the bit. Weights, gradients and optimizer state lie as the sharding says.
-public struct Trainer<Model: LanguageModel>: Sendable {
+public struct Trainer<Model: LanguageModel>: ModelTrainer {
     public private(set) var model: Model
     public private(set) var optimizer: any Optimizer
     public private(set) var loader: DataLoader
-    /// Updates that have been decided so far, skipped ones included.
     public private(set) var step = 0
-    /// Updates skipped because something was not finite.
     public private(set) var skipped = 0
     private var skippedInARow = 0
     public let plan: TrainingPlan
     public let mesh: ProcessMesh
-    public let sharding: ParameterSharding
     private let attention: any AttentionBackend
     private let device: any Device
 
     /// - Parameters:
-    ///   - model: with those parts of its parameters that `sharding` gives this rank.
+    ///   - model: with those parts of its parameters that `mesh.sharding` gives this rank.
     ///   - attention: over `mesh.sequence`.
     public init(
         _ model: consuming Model, optimizer: any Optimizer, loader: DataLoader, plan: TrainingPlan,
-        attention: any AttentionBackend, mesh: ProcessMesh, sharding: ParameterSharding = ParameterSharding()
+        attention: any AttentionBackend, mesh: ProcessMesh
     ) {
         self.model = model
         self.optimizer = optimizer
@@ -37,31 +34,10 @@ public struct Trainer<Model: LanguageModel>: Sendable {
         self.plan = plan
         self.attention = attention
         self.mesh = mesh
-        self.sharding = sharding
         device = mesh.world.device
     }
 
-    /// What one step did.
-    public struct Report: Sendable, Codable, Hashable {
-        /// Counted from 1.
-        public var step: Int
-        /// Mean loss per target before the update, natural logarithm.
-        public var loss: Double
-        /// Global norm of the mean gradient, before clipping.
-        public var gradientNorm: Double
-        public var rate: Double
-        /// Targets the loss is the mean of.
-        public var targets: Int
-        /// Tokens read, over all ranks.
-        public var tokens: Int
-        /// True where something was not finite and nothing was changed.
-        public var skipped: Bool
-    }
-
-    /// One update.
-    /// - Throws: a device's or a peer's failure, and a loss or gradient that is not finite, naming the step: with `.stop` the first,
-    ///   with `.skip` the one that makes `TrainingPlan.skipLimit` in a row.
-    public mutating func takeStep() throws -> Report {
+    public mutating func takeStep() throws -> StepReport {
         var accumulation = GradientAccumulation<Model>()
         var (lossSum, targets, tokens) = (0.0, 0, 0)
         for _ in 0..<plan.accumulate {
@@ -69,7 +45,7 @@ public struct Trainer<Model: LanguageModel>: Sendable {
             targets += batch.targetCount
             tokens += batch.tokens.count
             let shard = BatchShard(batch, layout: plan.layout, shares: plan.shares, mesh: mesh, on: device)
-            let context = shard.context(attention, sharding, plan.precision, plan.memory)
+            let context = shard.context(attention, mesh.sharding, plan.precision, plan.memory)
             let (loss, gradient) = try valueAndGradient(at: model) { model in
                 try model.loss(shard.tokens, targets: shard.targets, context)
             }
@@ -79,18 +55,18 @@ public struct Trainer<Model: LanguageModel>: Sendable {
         guard var gradient = accumulation.take() else { fatalError("Trainer: nothing was accumulated") }
         lossSum = try mesh.replicas.allReduce(lossSum)
         // Sharded parameters' gradients have been summed where they came up.
-        if mesh.replicas.size > 1 && sharding.rows == nil {
+        if mesh.replicas.size > 1 && mesh.sharding.rows == nil {
             try gradient.forEachParameter { _, leaf in
                 leaf = try mesh.replicas.allReduce(leaf)
                 leaf.storage.reclassify(as: .gradients)
             }
         }
         let count = Double(max(1, targets))
-        let sumNorm = try sharding.globalNorm(of: gradient, tensorAxis: model.tensorAxis)
+        let sumNorm = try mesh.sharding.globalNorm(of: gradient, tensorAxis: model.tensorAxis)
         let (loss, norm) = (lossSum / count, sumNorm / count)
         let rate = plan.schedule.rate(at: step)
         step += 1
-        var report = Report(
+        var report = StepReport(
             step: step, loss: loss, gradientNorm: norm, rate: rate, targets: targets, tokens: tokens, skipped: false)
         // Every rank has the same sums, so all decide alike.
         if !loss.isFinite || !norm.isFinite {
@@ -117,11 +93,10 @@ public struct Trainer<Model: LanguageModel>: Sendable {
         return report
     }
 
-    /// Mean loss per target over validation batches, the same on every rank.
     public func evaluate(_ batches: some Sequence<Batch>) throws -> (loss: Double, targets: Int) {
         let evaluator = Evaluator(
             layout: plan.layout, shares: plan.shares, precision: plan.precision, memory: plan.memory,
-            attention: attention, mesh: mesh, sharding: sharding)
+            attention: attention, mesh: mesh)
         return try evaluator.evaluate(model, batches)
     }
 }
@@ -129,24 +104,12 @@ public struct Trainer<Model: LanguageModel>: Sendable {
 // MARK: Saving and going on
 
 extension Trainer {
-    /// Everything besides tensors that decides how the run goes on. Random numbers derive from seed and step, so these are the random
-    /// state too.
-    public struct State: Sendable, Codable, Hashable {
-        public var step: Int
-        public var skipped: Int
-        public var optimizerStep: Int
-        public var position: DataLoader.Position
+    public var state: TrainingState {
+        TrainingState(step: step, skipped: skipped, optimizerStep: optimizer.step, position: loader.position)
     }
 
-    public var state: State {
-        State(step: step, skipped: skipped, optimizerStep: optimizer.step, position: loader.position)
-    }
-
-    /// Goes on from a saved state. The weights must be there already (`loadWeights`).
-    ///
-    /// `saved` and `read` give the optimizer's state (`Optimizer.restore`).
     public mutating func restore(
-        _ state: State, saved: [String: SavedForm], read: (String) throws -> Tensor
+        _ state: TrainingState, saved: [String: SavedForm], read: (String) throws -> Tensor
     ) throws {
         try optimizer.restore(step: state.optimizerStep, saved: saved, read: read)
         step = state.step
@@ -154,6 +117,5 @@ extension Trainer {
         loader.position = state.position
     }
 
-    /// Lets `body` overwrite the weights.
     public mutating func loadWeights(_ body: (inout Model) throws -> Void) rethrows { try body(&model) }
 }

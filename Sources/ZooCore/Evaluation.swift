@@ -89,22 +89,21 @@ public struct Evaluation: Sendable {
             as: RankIdentity(task: run.config.yaml), threads: threads, deadline: run.config.parallel.deadline
         ) { communicator, device -> Outcome in
             device.ledger.budget = run.config.memory.budget
-            let mesh = try ProcessMesh(run.mesh, over: communicator)
-            let sharded = try ShardedBlueprint(
-                run.blueprint, ParameterSharding(mesh, rows: run.config.parallel.shardParameters))
-            return try measure(
-                sharded.make(loading: reader, on: device), mesh: mesh, sharding: sharded.sharding, observe)
+            let mesh = try ProcessMesh(
+                run.mesh, shardParameters: run.config.parallel.shardParameters, over: communicator)
+            let sharded = try ShardedBlueprint(run.blueprint, mesh.sharding)
+            return try measure(sharded.make(loading: reader, on: device), mesh: mesh, observe)
         }
         outcome.seconds = Date().timeIntervalSince(begin)
         return outcome
     }
 
     private func measure(
-        _ model: some LanguageModel, mesh: ProcessMesh, sharding: ParameterSharding, _ observe: (Int) throws -> Void
+        _ model: some LanguageModel, mesh: ProcessMesh, _ observe: (Int) throws -> Void
     ) throws -> Outcome {
         let evaluator = Evaluator(
             layout: run.plan.layout, shares: run.plan.shares, precision: run.plan.precision, memory: run.plan.memory,
-            attention: try run.attention.make(over: mesh.sequence), mesh: mesh, sharding: sharding)
+            attention: try run.attention.make(over: mesh.sequence), mesh: mesh)
         let batches = run.dataset.evaluationBatches(rowsPerBatch: run.config.data.batch, limit: limit)
         var outcome = Outcome(
             loss: 0, perplexity: 0, bitsPerByte: nil, targets: 0, bytes: 0, tokens: 0, batches: 0,

@@ -10,6 +10,7 @@ public struct GenerationChoice: Sendable {
     /// For new tokens; nil where one rank does both with the same backend.
     private let decoding: (any AttentionProvider)?
 
+    /// - Parameter ranks: those that share the sequence.
     /// - Throws: what `AttentionChoice` throws; `.config` where several ranks have no backend for decoding.
     public init(backend: String, local: String, ranks: Int, in zoo: Zoo) throws {
         attention = try AttentionChoice(backend: backend, local: local, ranks: ranks, in: zoo)
@@ -27,9 +28,9 @@ public struct GenerationChoice: Sendable {
     }
 
     /// What generation on one rank of these uses.
-    public func makeRanks(over communicator: any Communicator, layout: SequenceLayout) throws -> GenerationRanks {
-        let prefill = try attention.make(over: communicator)
-        let decode = try decoding?.make(local: attention.local?.make(local: nil, over: nil), over: communicator)
-        return GenerationRanks(communicator, prefill: prefill, decode: decode ?? prefill, layout: layout)
+    public func makeRanks(over mesh: ProcessMesh, layout: SequenceLayout) throws -> GenerationRanks {
+        let prefill = try attention.make(over: mesh.sequence)
+        let decode = try decoding?.make(local: attention.local?.make(local: nil, over: nil), over: mesh.sequence)
+        return GenerationRanks(mesh, prefill: prefill, decode: decode ?? prefill, layout: layout)
     }
 }

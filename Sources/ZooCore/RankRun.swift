@@ -28,9 +28,8 @@ struct RankRun {
         (self.run, self.folder, self.stop, self.observe, self.profiler) = (run, folder, stop, observe, profiler)
         // Only a run with a profile goes through the stand-ins that record.
         let link = profiler == nil ? world : RecordedCommunicator(world)
-        mesh = try ProcessMesh(run.mesh, over: link)
-        sharded = try ShardedBlueprint(
-            run.blueprint, ParameterSharding(mesh, rows: run.config.parallel.shardParameters))
+        mesh = try ProcessMesh(run.mesh, shardParameters: run.config.parallel.shardParameters, over: link)
+        sharded = try ShardedBlueprint(run.blueprint, mesh.sharding)
     }
 
     func train(
@@ -40,7 +39,7 @@ struct RankRun {
         // The model has no name here, so that nobody but the trainer holds it: the first step would copy all weights that somebody
         // else still holds, and keep both.
         var trainer = try makeTrainer(run.makeModel(sharded, reader, on: communicator.device))
-        return try trainer.train(in: self, resumingFrom: reader, damaged: damaged)
+        return try train(&trainer, resumingFrom: reader, damaged: damaged)
     }
 
     /// The checkpoint that rank 0 goes on from, opened here too where rank 0 is another process.
@@ -49,17 +48,17 @@ struct RankRun {
         return try reader ?? (path.isEmpty ? nil : CheckpointReader(path))
     }
 
-    private func makeTrainer<Model: LanguageModel>(_ model: Model) throws -> any TrainerInRun {
+    private func makeTrainer(_ model: some LanguageModel) throws -> any ModelTrainer {
         let ranks = mesh.sequence
         let attention = try profiler == nil ? run.attention.make(over: ranks) : run.attention.makeRecorded(over: ranks)
         return Trainer(
             model, optimizer: try run.optimizer(for: model),
             loader: run.dataset.makeLoader(rowsPerBatch: run.config.data.batch), plan: run.plan,
-            attention: attention, mesh: mesh, sharding: sharded.sharding)
+            attention: attention, mesh: mesh)
     }
 
-    fileprivate func train<Model: LanguageModel>(
-        _ trainer: inout Trainer<Model>, resumingFrom reader: CheckpointReader?,
+    private func train(
+        _ trainer: inout any ModelTrainer, resumingFrom reader: CheckpointReader?,
         damaged: [CheckpointDirectory.Damaged]
     ) throws -> TrainingSummary {
         let begin = Date()
@@ -82,7 +81,7 @@ struct RankRun {
             summary.lastLoss = report.loss
             let seconds = Date().timeIntervalSince(started)
             let measure = StepMeasure(
-                report: TrainingReport(report), seconds: seconds, tokensPerSecond: Double(report.tokens) / seconds,
+                report: report, seconds: seconds, tokensPerSecond: Double(report.tokens) / seconds,
                 peakBytes: states.map { $0.integers[1] }, stateBytes: states.map { $0.integers[2] },
                 lastStep: run.plan.lastStep)
             try metrics?.append(measure.json)
@@ -106,7 +105,7 @@ struct RankRun {
         return summary
     }
 
-    private func takeStep<Model: LanguageModel>(_ trainer: inout Trainer<Model>) throws -> Trainer<Model>.Report {
+    private func takeStep(_ trainer: inout any ModelTrainer) throws -> StepReport {
         guard let profiler else { return try trainer.takeStep() }
         let remaining = run.plan.lastStep - trainer.step
         return try profiler.around(rank: communicator.rank, communicator.device, remaining: remaining) {
@@ -151,7 +150,7 @@ struct RankRun {
         return try MetricsFile(directory + "/metrics.jsonl", goingOnFrom: step)
     }
 
-    private func evaluate<Model: LanguageModel>(_ trainer: Trainer<Model>, _ metrics: MetricsFile?) throws -> Double? {
+    private func evaluate(_ trainer: any ModelTrainer, _ metrics: MetricsFile?) throws -> Double? {
         let batches = run.dataset.evaluationBatches(
             rowsPerBatch: run.config.data.batch, limit: run.plan.evaluationBatches)
         let (loss, targets) = try trainer.evaluate(batches)
@@ -164,7 +163,7 @@ struct RankRun {
     private var threads: Int { (communicator.device as? CPUDevice)?.pool.workers ?? 1 }
 
     /// Rank 0 writes; all return when it has.
-    private func save<Model: LanguageModel>(_ trainer: Trainer<Model>) throws {
+    private func save(_ trainer: any ModelTrainer) throws {
         let step = trainer.step
         var parts = trainer.model.parameters.map { name, tensor in
             SharedSave.Part(name: CheckpointText.weights + name, parameter: name, tensor: tensor.detached)
@@ -180,9 +179,9 @@ struct RankRun {
         if isFirst { try observe(.saved(step: step, path: run.checkpointPath(ofStep: step))) }
     }
 
-    private func restore<Model: LanguageModel>(_ trainer: inout Trainer<Model>, from reader: CheckpointReader) throws {
+    private func restore(_ trainer: inout any ModelTrainer, from reader: CheckpointReader) throws {
         guard let text = reader.metadata[CheckpointText.training],
-            let state = try? JSONDecoder().decode(Trainer<Model>.State.self, from: Data(text.utf8))
+            let state = try? JSONDecoder().decode(TrainingState.self, from: Data(text.utf8))
         else {
             throw RingZooError(
                 .corruptInput, "\(reader.path) has no state of a training run",
@@ -203,34 +202,6 @@ struct RankRun {
             try sharded.read(
                 sources[name]!, part(name), sources[name]!.info.dtype, on: communicator.device, kind: .optimizer)
         }
-    }
-}
-
-/// A trainer's report, free of the model's type.
-public struct TrainingReport: Sendable, Codable {
-    public var step: Int
-    public var loss, gradientNorm, rate: Double
-    public var targets, tokens: Int
-    public var skipped: Bool
-
-    init<Model>(_ report: Trainer<Model>.Report) {
-        (step, loss, gradientNorm) = (report.step, report.loss, report.gradientNorm)
-        (rate, targets, tokens, skipped) = (report.rate, report.targets, report.tokens, report.skipped)
-    }
-}
-
-/// A trainer whose model's type is not known; its methods change it in place.
-private protocol TrainerInRun {
-    mutating func train(
-        in rank: RankRun, resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
-    ) throws -> TrainingSummary
-}
-
-extension Trainer: TrainerInRun {
-    mutating func train(
-        in rank: RankRun, resumingFrom reader: CheckpointReader?, damaged: [CheckpointDirectory.Damaged]
-    ) throws -> TrainingSummary {
-        try rank.train(&self, resumingFrom: reader, damaged: damaged)
     }
 }
 

@@ -84,6 +84,18 @@ struct ShardedBlueprint: Sendable {
     }
 }
 
+extension ModelBlueprint {
+    /// - Parameter setting: what asked for so many tensor ranks, for the error.
+    /// - Throws: `.config` where the layers cannot be cut over them.
+    public func requireTensorRanks(_ ranks: Int, askedBy setting: String) throws {
+        if ranks == 1 { return }
+        let faults = try ShardedBlueprint(self, ParameterSharding()).tensorParallelFaults(ranks: ranks)
+        if !faults.isEmpty {
+            throw RingZooError(.config, "\(setting) is \(ranks), but this model cannot be cut so", tried: faults)
+        }
+    }
+}
+
 extension LanguageModel {
     /// The model with other tensors for its parameters.
     fileprivate func mapping(_ value: (String, Tensor) throws -> Tensor) throws -> any LanguageModel {

@@ -1,5 +1,6 @@
 import CheckpointCore
 import DataCore
+import DistributedCore
 import Foundation
 import NeuralCore
 import TensorCore
@@ -12,7 +13,7 @@ public enum CheckpointText {
     public static let config = "config"
     /// A `TokenizerForm` as JSON.
     public static let tokenizer = "tokenizer"
-    /// A `Trainer.State` as JSON.
+    /// A `TrainingState` as JSON.
     public static let training = "training"
     /// Ranks, threads and kernel sets: what a bit-exact resume depends on, as JSON.
     public static let environment = "environment"
@@ -51,11 +52,11 @@ public struct StoredModel: Sendable {
         self.reader = reader
     }
 
-    /// The model with its weights, on a device.
-    public func makeModel(on device: any Device) throws -> any LanguageModel {
-        var model = try blueprint.make(seed: nil, on: device)
-        try model.loadWeights(from: reader, prefix: CheckpointText.weights)
-        return model
+    /// The model with its weights, or with a rank's part of them, on a device. Memory: one parameter whole at a time beside the part.
+    public func makeModel(
+        _ sharding: ParameterSharding = ParameterSharding(), on device: any Device
+    ) throws -> any LanguageModel {
+        try ShardedBlueprint(blueprint, sharding).make(loading: reader, on: device)
     }
 
     /// What a checkpoint says about its model: name and every field, as YAML.

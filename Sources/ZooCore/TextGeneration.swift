@@ -47,7 +47,7 @@ public struct TextGeneration: Sendable {
         _ model: some LanguageModel, prompt: String, over ranks: GenerationRanks, _ emit: (String) throws -> Void
     ) throws -> Outcome {
         try tokenizer.requireFit(modelVocabularyCount: model.vocabularySize)
-        let promptTokens = try tokens(of: prompt, ranks.communicator)
+        let promptTokens = try tokens(of: prompt, ranks.mesh.world)
         var outcome = Outcome(text: "", tokens: [], promptCount: promptTokens.count, end: .maximumCount)
         var decoder = StreamingDecoder(tokenizer)
         var scanner = stopStrings

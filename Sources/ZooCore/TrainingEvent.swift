@@ -17,7 +17,7 @@ public enum TrainingEvent: Sendable {
 
 /// A step with what it cost.
 public struct StepMeasure: Sendable, Codable {
-    public var report: TrainingReport
+    public var report: StepReport
     /// Wall time of the step.
     public var seconds: Double
     public var tokensPerSecond: Double

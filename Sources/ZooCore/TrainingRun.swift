@@ -124,14 +124,8 @@ public struct TrainingRun: Sendable {
                 "\(prefix(config, "parallel.data"))parallel.data is \(mesh.data), but a batch has \(config.data.batch) row\(config.data.batch == 1 ? "" : "s") (data.batch)",
                 tried: ["data.batch of at least \(mesh.data) would work"])
         }
-        if mesh.tensor == 1 { return }
-        let faults = try ShardedBlueprint(blueprint, ParameterSharding()).tensorParallelFaults(ranks: mesh.tensor)
-        if !faults.isEmpty {
-            throw RingZooError(
-                .config,
-                "\(prefix(config, "parallel.tensor"))parallel.tensor is \(mesh.tensor), but this model cannot be cut so",
-                tried: faults)
-        }
+        try blueprint.requireTensorRanks(
+            mesh.tensor, askedBy: "\(prefix(config, "parallel.tensor"))parallel.tensor")
     }
 
     private static func plan(_ config: RunConfig) throws -> TrainingPlan {

@@ -173,7 +173,7 @@ struct AttentionMeasurement {
             // All ranks at once, as they will run.
             func ceiling() throws -> Double {
                 try communicator.barrier()
-                return BlockwiseAttention.arithmeticCeiling(dtype, on: device)
+                return BlockwiseAttention.arithmeticCeiling(dtype, on: device.pool)
             }
             var ceilings = [try ceiling()]
             let forward = try median { _ = try backend.forward(q: q, k: k, v: v, problem) }

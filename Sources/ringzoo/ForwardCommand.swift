@@ -14,7 +14,7 @@ struct ForwardCommand: ParsableCommand {
             Example: ringzoo forward --checkpoint model.h5 --tokens 1,2,3 --output logits.h5
 
             Writes /tokens (int32 [1, T]) and /logits (float32 [1, T, V]), to compare with another program's numbers. With --ranks N, \
-            or under mpirun, the tokens are cut over ranks, and rank 0 writes.
+            or under mpirun, the tokens are cut over ranks, and rank 0 writes; --tensor and --shard-parameters spread the model.
             """)
 
     @Option(help: "A checkpoint written by 'ringzoo train' or 'ringzoo checkpoint import'.") var checkpoint: String
@@ -27,28 +27,29 @@ struct ForwardCommand: ParsableCommand {
         let stored = try StoredModel(checkpoint, in: zoo)
         let ids = try tokenIds(vocabulary: stored.blueprint.vocabularySize)
         let group = try sequence.group(in: zoo)
+        let mesh = sequence.mesh(of: group)
+        try stored.blueprint.requireTensorRanks(mesh.tensor, askedBy: "--tensor")
         let choice = try AttentionChoice(
-            backend: sequence.attention, local: sequence.attentionLocal, ranks: group.ranks, in: zoo)
+            backend: sequence.attention, local: sequence.attentionLocal, ranks: mesh.sequence, in: zoo)
         for note in group.notes + choice.notes { Terminal.note(note) }
-        let layout = sequence.layout
+        let (layout, shardParameters) = (sequence.layout, sequence.shardParameters)
         let task = "forward \(checkpoint)\ntokens \(tokens)\n\(sequence.lines)"
         let (row, logits) = try group.run(
             as: RankIdentity(task: task), threads: Terminal.threads(), deadline: sequence.deadline
         ) { communicator, device in
-            let model = try stored.makeModel(on: device)
+            let mesh = try ProcessMesh(mesh, shardParameters: shardParameters, over: communicator)
+            let model = try stored.makeModel(mesh.sharding, on: device)
             let row = Tensor(ids, [1, ids.count], on: device)
-            let shards = (0..<communicator.size).map {
-                layout.positions(length: ids.count, rank: $0, size: communicator.size)
-            }
-            let own = shards[communicator.rank]
+            let shards = layout.shards(length: ids.count, size: mesh.sequence.size)
+            let own = shards[mesh.sequence.rank]
             let context = SequenceContext(
-                positions: own, attention: try choice.make(over: communicator), on: device)
+                positions: own, attention: try choice.make(over: mesh.sequence), sharding: mesh.sharding, on: device)
             var none: KeyValueCache?
             let logits = try model.logits(row.shard(axis: 1, at: own), context, cache: &none).cast(to: .float32)
             try device.ledger.checkFailure()
             // All to rank 0, which writes.
             let outgoing = shards.indices.map { Message($0 == 0 ? [logits] : []) }
-            let parts = try communicator.allToAll(outgoing)
+            let parts = try mesh.sequence.allToAll(outgoing)
             if communicator.rank != 0 { return (row, logits) }
             return (row, .unshard(zip(parts, shards).map { ($0.tensors[0], $1) }, axis: 1))
         }

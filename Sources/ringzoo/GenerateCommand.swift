@@ -15,10 +15,12 @@ struct GenerateCommand: ParsableCommand {
 
             The new text, and nothing else, goes to standard output as it is made. The same seed, options and prompt give the \
             same text. With --json there is one object at the end: prompt, text, tokens, promptTokens, end (maximumCount, \
-            endToken or stop), stop, seed, ranks, peakBytes (working memory of rank 0), seconds, tokensPerSecond.
+            endToken or stop), stop, seed, ranks, peakBytes and weightBytes (working memory and weights of rank 0), seconds, \
+            tokensPerSecond.
 
             With --ranks N the text's keys and values are spread over N ranks: the prompt goes through the ring, and one message a \
-            layer joins the ranks' attention for each new token. Under mpirun ranks are processes; rank 0 reads the prompt and writes.
+            layer joins the ranks' attention for each new token. --tensor and --shard-parameters spread the model, so that it may be \
+            larger than one rank's memory. Under mpirun ranks are processes; rank 0 reads the prompt and writes.
             """)
 
     @Option(help: "A checkpoint written by 'ringzoo train' or 'ringzoo checkpoint import'.") var checkpoint: String
@@ -44,25 +46,28 @@ struct GenerateCommand: ParsableCommand {
         let stored = try StoredModel(checkpoint, in: zoo)
         let generation = try TextGeneration(
             TokenGeneration(sampler, maximumCount: maxTokens), tokenizer: tokenizer(of: stored, in: zoo), stops: stop)
+        let mesh = sequence.mesh(of: group)
+        try stored.blueprint.requireTensorRanks(mesh.tensor, askedBy: "--tensor")
         let choice = try GenerationChoice(
-            backend: sequence.attention, local: sequence.attentionLocal, ranks: group.ranks, in: zoo)
+            backend: sequence.attention, local: sequence.attentionLocal, ranks: mesh.sequence, in: zoo)
         for note in group.notes + choice.attention.notes { Terminal.note(note) }
 
-        let (json, layout) = (json, sequence.layout)
+        let (json, layout, shardParameters) = (json, sequence.layout, sequence.shardParameters)
         let start = Date()
-        let (outcome, peak) = try group.run(
+        let (outcome, peak, weights) = try group.run(
             as: RankIdentity(task: task), threads: Terminal.threads(), deadline: sequence.deadline
         ) { communicator, device in
-            let model = try stored.makeModel(on: device)
-            let ranks = try choice.makeRanks(over: communicator, layout: layout)
+            let mesh = try ProcessMesh(mesh, shardParameters: shardParameters, over: communicator)
+            let model = try stored.makeModel(mesh.sharding, on: device)
+            let ranks = try choice.makeRanks(over: mesh, layout: layout)
             let outcome = try generation.run(model, prompt: text, over: ranks) { piece in
                 if !json && communicator.rank == 0 { Output.write(piece) }
             }
-            return (outcome, device.ledger.peak())
+            return (outcome, device.ledger.peak(), device.ledger.live(.parameters))
         }
         if !group.holdsFirstRank { return }
         let seconds = Date().timeIntervalSince(start)
-        try report(outcome, prompt: text, group, peakBytes: peak, seconds: seconds)
+        try report(outcome, prompt: text, group, peakBytes: peak, weightBytes: weights, seconds: seconds)
         let length = outcome.promptCount + outcome.tokens.count
         if length > stored.blueprint.context {
             Terminal.note(
@@ -120,14 +125,15 @@ struct GenerateCommand: ParsableCommand {
     }
 
     private func report(
-        _ outcome: TextGeneration.Outcome, prompt: String, _ group: RankChoice, peakBytes: Int, seconds: Double
+        _ outcome: TextGeneration.Outcome, prompt: String, _ group: RankChoice, peakBytes: Int, weightBytes: Int,
+        seconds: Double
     ) throws {
         let rate = Double(outcome.tokens.count) / max(seconds, 1e-9)
         if json {
             var object: [String: Any] = [
                 "prompt": prompt, "text": outcome.text, "tokens": outcome.tokens.map(Int.init),
                 "promptTokens": outcome.promptCount, "stop": NSNull(), "seed": seed, "ranks": group.ranks,
-                "peakBytes": peakBytes, "seconds": seconds, "tokensPerSecond": rate,
+                "peakBytes": peakBytes, "weightBytes": weightBytes, "seconds": seconds, "tokensPerSecond": rate,
             ]
             switch outcome.end {
             case .maximumCount: object["end"] = "maximumCount"

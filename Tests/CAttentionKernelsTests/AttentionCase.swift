@@ -163,6 +163,34 @@ struct AttentionCase {
         dout = random.normals(batch * heads * queries * size)
     }
 
+    /// This problem, which has none, and the same with each term of the mask alone, by name.
+    func withEachMaskTerm(_ random: inout SplitMix64) -> [(name: String, problem: AttentionCase)] {
+        var problems = [(name: "plain", problem: self)]
+        func add(_ name: String, _ change: (inout AttentionCase) -> Void) {
+            var problem = self
+            change(&problem)
+            problems.append((name, problem))
+        }
+        add("causal") { $0.causal = true }
+        add("back") { $0.back = 17 }
+        add("ahead") { $0.ahead = 0 }
+        add("both") { ($0.back, $0.ahead) = (5, 9) }
+        add("documents") {
+            $0.queryDocuments = (0..<queries).map { Int32($0 / 90) }
+            $0.keyDocuments = (0..<keys).map { Int32($0 / 50) }
+        }
+        add("slopes") { $0.slopes = (0..<heads).map { 0.5 / Double(1 << (3 * $0)) } }
+        add("cap") { $0.softCap = 2 }
+        add("bias") { $0.addBias(&random) }
+        add("dropout") { ($0.dropout, $0.seed) = (0.3, 0x1234_5678_9abc_def0) }
+        add("negative scale") { ($0.isScaleNegative, $0.causal) = (true, true) }
+        add("scattered keys") {
+            $0.keyPositions = (0..<keys).map { Int64($0) }.shuffled(using: &random)
+            $0.causal = true
+        }
+        return problems
+    }
+
     /// A random problem: every option of the mask descriptor is drawn, so that all combinations come up.
     static func random(_ seed: UInt64, stored: Stored = .float32) -> AttentionCase {
         var random = SplitMix64(seed: seed)

@@ -56,29 +56,7 @@ extension CAttentionKernelsTests {
         // Two blocks of 192 queries and keys, the second short.
         var plain = AttentionCase(heads: 2, kvHeads: 2, queries: 260, keys: 300, size: 64)
         plain.fill(&random)
-        var cases = [("plain", plain)]
-        func add(_ name: String, _ change: (inout AttentionCase) -> Void) {
-            var c = plain
-            change(&c)
-            cases.append((name, c))
-        }
-        add("causal") { $0.causal = true }
-        add("back") { $0.back = 17 }
-        add("ahead") { $0.ahead = 0 }
-        add("both") { ($0.back, $0.ahead) = (5, 9) }
-        add("documents") {
-            $0.queryDocuments = (0..<260).map { Int32($0 / 90) }
-            $0.keyDocuments = (0..<300).map { Int32($0 / 50) }
-        }
-        add("slopes") { $0.slopes = [0.5, 0.0625] }
-        add("cap") { $0.softCap = 2 }
-        add("bias") { $0.addBias(&random) }
-        add("dropout") { ($0.dropout, $0.seed) = (0.3, 0x1234_5678_9abc_def0) }
-        add("negative scale") { ($0.isScaleNegative, $0.causal) = (true, true) }
-        add("scattered keys") {
-            $0.keyPositions = (0..<300).map { Int64($0) }.shuffled(using: &random)
-            $0.causal = true
-        }
+        let cases = plain.withEachMaskTerm(&random)
         with(kernels) { for (name, c) in cases { checkBFloat16(c, name) } }
     }
 

@@ -72,25 +72,7 @@ let bfloat16Sets = runnable(["amx", "avx512bf16", "bf16-emulated", "amx-emulated
         var random = SplitMix64(seed: 9)
         var plain = AttentionCase(batch: 2, heads: 2, kvHeads: 1, queries: 260, keys: 300, size: 24)
         plain.fill(&random)
-        var cases = [("plain", plain)]
-        func add(_ name: String, _ change: (inout AttentionCase) -> Void) {
-            var c = plain
-            change(&c)
-            cases.append((name, c))
-        }
-        add("causal") { $0.causal = true }
-        add("back") { $0.back = 17 }
-        add("ahead") { $0.ahead = 0 }
-        add("both") { ($0.back, $0.ahead) = (5, 9) }
-        add("documents") {
-            $0.queryDocuments = (0..<260).map { Int32($0 / 90) }
-            $0.keyDocuments = (0..<300).map { Int32($0 / 50) }
-        }
-        add("slopes") { $0.slopes = [0.5, 0.0625] }
-        add("cap") { $0.softCap = 2 }
-        add("bias") { $0.addBias(&random) }
-        add("dropout") { ($0.dropout, $0.seed) = (0.3, 0x1234_5678_9abc_def0) }
-        for (name, c) in cases {
+        for (name, c) in plain.withEachMaskTerm(&random) {
             check(c, Float.self, name)
             check(c, Double.self, name)
             check(c, Float.self, products: .plainLoops, name + " with external products")

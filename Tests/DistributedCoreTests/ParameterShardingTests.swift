@@ -23,8 +23,7 @@ import Testing
     func partsJoinToTheWhole(_ tensor: Int, _ rows: Int) throws {
         let shape = ProcessMesh.Shape(data: rows, tensor: tensor)
         _ = try InProcessRanks.run(shape.ranks, threads: 1) { world, device in
-            let mesh = try ProcessMesh(shape, over: world)
-            let sharding = ParameterSharding(mesh, rows: true)
+            let sharding = try ProcessMesh(shape, shardParameters: true, over: world).sharding
             for (extents, axis) in [([5, 3], 0), ([5, 3], 1), ([5, 3], nil), ([2], nil), ([7], 0), ([1, 2], 0)]
                 as [([Int], Int?)]
             {

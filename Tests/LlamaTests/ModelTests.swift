@@ -89,7 +89,7 @@ import ZooCore
                 _ = try model.logits(tokens.slice(axis: 1, 0..<8), first, cache: &cache)
                 var fork = cache
                 let next = wholeContext(1, from: 8, attention.backend, precision, on: device)
-                let last = model.lastLogits(of: try model.hidden(tokens.slice(axis: 1, 8..<9), next, cache: &cache))
+                let last = try model.logits(tokens.slice(axis: 1, 8..<9), next, cache: &cache)
                 _ = try model.logits(tokens.slice(axis: 1, 3..<4), next, cache: &fork)
                 let wanted = expected.slice(axis: 1, 8..<9).doubles
                 #expect(largestDifference(last.doubles, wanted) <= bound, "\(dtype), after a fork")

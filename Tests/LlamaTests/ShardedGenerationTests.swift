@@ -25,15 +25,16 @@ import TreeAttention
 
     static func ranks(_ communicator: any Communicator, _ layout: SequenceLayout = .zigzag) -> GenerationRanks {
         GenerationRanks(
-            communicator, prefill: RingAttention(CPUAttention(), over: communicator),
+            ProcessMesh(sequence: communicator), prefill: RingAttention(CPUAttention(), over: communicator),
             decode: TreeAttention(CPUAttention(), over: communicator), layout: layout)
     }
 
     static func generate(
-        _ generation: TokenGeneration, _ prompt: [Int32], over ranks: GenerationRanks
+        _ generation: TokenGeneration, _ prompt: [Int32], with model: Llama? = nil, over ranks: GenerationRanks
     ) throws -> (tokens: [Int32], end: TokenGeneration.End) {
         var tokens: [Int32] = []
-        let end = try generation.run(model(on: ranks.communicator.device), prompt: prompt, over: ranks) {
+        let model = try model ?? Self.model(on: ranks.mesh.world.device)
+        let end = try generation.run(model, prompt: prompt, over: ranks) {
             tokens.append($0)
             return true
         }
@@ -85,12 +86,12 @@ import TreeAttention
         let readings = try InProcessRanks.run(size, threads: 1) { communicator, device -> Reading in
             var text = ShardedSequence(try Self.model(on: device), over: Self.ranks(communicator))
             var reading = Reading()
-            func note(_ states: Tensor?) {
-                if let states { reading.logits[text.count] = text.model.lastLogits(of: states).doubles }
+            func note(_ states: Tensor?) throws {
+                reading.logits[text.count] = try text.lastLogits(of: states)?.doubles
             }
-            if cut > 0 { note(try text.prefill(tokens[..<cut])) }
-            note(try text.prefill(tokens[cut..<length]))
-            for token in tokens[length...] { note(try text.decode(token)) }
+            if cut > 0 { try note(text.prefill(tokens[..<cut])) }
+            try note(text.prefill(tokens[cut..<length]))
+            for token in tokens[length...] { try note(text.decode(token)) }
             (reading.positions, reading.held) = (text.positionsHeld.indices, text.held)
             return reading
         }
@@ -133,6 +134,92 @@ import TreeAttention
             let messages = c.layers * (size - 1) + (rank == 0 ? size - 1 : 0)
             let expected = Traffic(messages: 5 * messages, bytes: 5 * c.layers * (size - 1) * state)
             #expect(more[rank] - few[rank] == expected)
+        }
+    }
+
+    /// How ranks share a model and its text.
+    struct Mesh: CustomTestStringConvertible, Sendable {
+        var sequence, tensor: Int
+        var sharded: Bool
+
+        var ranks: Int { sequence * tensor }
+        var testDescription: String { "\(sequence) x \(tensor)\(sharded ? ", sharded" : "")" }
+
+        func over(_ world: any Communicator) throws -> ProcessMesh {
+            try ProcessMesh(.init(sequence: sequence, tensor: tensor), shardParameters: sharded, over: world)
+        }
+    }
+
+    /// What a rank of a mesh has of a model.
+    static func part(of model: consuming Llama, _ mesh: ProcessMesh) -> Llama {
+        let axes = model
+        model.forEachParameter { name, parameter in
+            let part = mesh.sharding.part(of: parameter.shape, tensorAxis: axes.tensorAxis(of: name))
+            parameter = part.of(parameter).copy(kind: .parameters)
+        }
+        return model
+    }
+
+    static func ranks(_ mesh: ProcessMesh) -> GenerationRanks {
+        GenerationRanks(
+            mesh, prefill: RingAttention(CPUAttention(), over: mesh.sequence),
+            decode: TreeAttention(CPUAttention(), over: mesh.sequence))
+    }
+
+    static let meshes = [
+        Mesh(sequence: 1, tensor: 2, sharded: false), Mesh(sequence: 2, tensor: 2, sharded: false),
+        Mesh(sequence: 2, tensor: 1, sharded: true), Mesh(sequence: 3, tensor: 1, sharded: true),
+        Mesh(sequence: 2, tensor: 2, sharded: true),
+    ]
+
+    /// Layers cut by heads, parameters by rows, or both; a vocabulary of 61, which nothing divides. With a tied head, too.
+    @Test(arguments: meshes, [0.0, 1.0])
+    func anyMeshGivesTheSameTokens(_ mesh: Mesh, _ temperature: Double) throws {
+        var generation = TokenGeneration(try Sampler(temperature: temperature, seed: 5), maximumCount: 24)
+        generation.prefillCount = 4
+        for tied in [false, true] {
+            var configuration = Self.configuration
+            configuration.tied = tied
+            for length in [1, 14] {
+                let device = CPUDevice(threads: 1)
+                let whole = try Self.model(configuration, on: device)
+                let one = try Self.generate(
+                    generation, Self.prompt(length), with: whole, over: .one(CPUAttention(), on: device)
+                ).tokens
+                #expect(Set(one).count > 3, "there is something to compare")
+                let all = try InProcessRanks.run(mesh.ranks, threads: 1) { [generation, configuration] world, device in
+                    let mesh = try mesh.over(world)
+                    let part = Self.part(of: try Self.model(configuration, on: device), mesh)
+                    return try Self.generate(generation, Self.prompt(length), with: part, over: Self.ranks(mesh)).tokens
+                }
+                #expect(all.allSatisfy { $0 == one }, "tied \(tied), prompt of \(length)")
+            }
+        }
+    }
+
+    /// What a rank holds while it writes, weights and everything else together, against the weights of the whole model.
+    @Test(arguments: [
+        Mesh(sequence: 2, tensor: 1, sharded: true), Mesh(sequence: 4, tensor: 1, sharded: true),
+        Mesh(sequence: 1, tensor: 4, sharded: false), Mesh(sequence: 2, tensor: 2, sharded: true),
+    ])
+    func aModelLargerThanARanksMemory(_ mesh: Mesh) throws {
+        let whole = 4 * Self.deep.parameterCount
+        let block = 4 * (4 * 64 * 64 + 3 * 64 * 64 + 2 * 64)
+        struct Holding: Sendable { var weights, working: Int }
+        let holdings = try InProcessRanks.run(mesh.ranks, threads: 1) { world, device -> Holding in
+            let mesh = try mesh.over(world)
+            let model = Self.part(of: try Self.model(Self.deep, on: device), mesh)
+            device.ledger.resetPeak()
+            let generation = TokenGeneration(try Sampler(seed: 1), maximumCount: 10)
+            _ = try generation.run(model, prompt: Self.prompt(12), over: Self.ranks(mesh)) { _ in true }
+            return Holding(weights: device.ledger.peak(.parameters), working: device.ledger.peak())
+        }
+        for holding in holdings {
+            // To within one row of each parameter.
+            #expect(holding.weights <= whole / mesh.ranks + 8 * 9 * 64 * 4)
+            // Two blocks, what is joined of one, and the few tokens.
+            #expect(holding.working <= (mesh.sharded ? 3 * block : 0) + 22 * Self.tokenBytes, "\(holding.working)")
+            #expect(holding.weights + holding.working < whole)
         }
     }
 

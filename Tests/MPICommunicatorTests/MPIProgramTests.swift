@@ -14,9 +14,9 @@ struct MPIProgramTests {
     init() throws { folder = try TemporaryFolder() }
 
     /// A config of a two-layer model of width 32 on a ring of so many ranks.
-    func config(_ directory: String, ranks: Int, rate: String = "1e-3") throws -> String {
+    func config(_ directory: String, ranks: Int, rate: String = "1e-3", keyHeads: Int = 1) throws -> String {
         let text = """
-            model: { name: llama, preset: debug, width: 32, feedForward: 64, heads: 2, keyHeads: 1 }
+            model: { name: llama, preset: debug, width: 32, feedForward: 64, heads: 2, keyHeads: \(keyHeads) }
             attention: { backend: ring, local: cpu }
             parallel: { sequence: \(ranks), deadline: 3 }
             data: { path: \(Self.corpus), context: 64, batch: 2 }
@@ -141,8 +141,8 @@ struct MPIProgramTests {
     }
 
     /// A checkpoint of a short run.
-    func checkpoint() throws -> String {
-        let run = try alone("train", config("run", ranks: 1), "--set", "run.stopAfter=4")
+    func checkpoint(keyHeads: Int = 1) throws -> String {
+        let run = try alone("train", config("run", ranks: 1, keyHeads: keyHeads), "--set", "run.stopAfter=4")
         #expect(run.code == 0, "\(run.output)")
         return folder / "run/checkpoints/step-00000004.h5"
     }
@@ -168,6 +168,19 @@ struct MPIProgramTests {
         let plain = try MPIJob.run(launcher, 2, "ringzoo", generate)
         let closings = plain.output.components(separatedBy: "tokens of prompt").count - 1
         #expect(plain.code == 0 && closings == 1, "\(plain.output)")
+    }
+
+    /// Two ranks of each layer's heads and two of the text, with the weights spread over all four.
+    @Test func processesThatShareAModelGenerateLikeOne() throws {
+        let prompt = ["--prompt", "The harbour lies still", "--max-tokens", "20", "--seed", "7", "--json"]
+        let generate = ["generate", "--checkpoint", try checkpoint(keyHeads: 2)] + prompt
+        let one = try json(MPIJob(program: MPIJob.program("ringzoo"), generate).finish())
+        let four = try json(
+            MPIJob.run(.openMPI, 4, "ringzoo", generate + ["--tensor", "2", "--shard-parameters"]))
+        #expect(four["ranks"] as? Int == 4)
+        #expect((four["tokens"] as? [Int])?.count == 20 && four["tokens"] as? [Int] == one["tokens"] as? [Int])
+        let (part, whole) = (four["weightBytes"] as? Int ?? 0, one["weightBytes"] as? Int ?? 0)
+        #expect(part > 0 && part < whole / 3)
     }
 
     @Test func processesComputeLogitsLikeThreads() throws {

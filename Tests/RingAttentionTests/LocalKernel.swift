@@ -79,3 +79,18 @@ struct DistributedKernel: Sendable, CustomTestStringConvertible {
         isThorough || ranks == 3 ? SequenceLayout.allCases : [.zigzag]
     }
 }
+
+/// Expects of every strategy, over every local kernel, number of ranks and layout, results within the bounds of the oracle.
+func expectStrategiesEqualTheOracle(_ input: AttentionCase) throws {
+    let truth = AttentionTruth(input)
+    for kernel in DistributedKernel.all {
+        for ranks in kernel.ringSizes(input) {
+            for layout in kernel.layouts(ranks) {
+                let outcome = try AttentionOutcome(input, ranks: ranks, layout: layout) { kernel.over($0) }
+                let violations = truth.violations(outcome)
+                #expect(
+                    violations.isEmpty, "\(kernel), \(ranks) ranks, \(layout):\n\(violations.joined(separator: "\n"))")
+            }
+        }
+    }
+}

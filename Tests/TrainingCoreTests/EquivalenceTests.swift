@@ -2,6 +2,7 @@ import DataCore
 import Foundation
 import TensorCore
 import Testing
+import TrainingCore
 
 /// The same training, whoever computes it and however it is cut.
 @Suite struct EquivalenceTests {
@@ -75,7 +76,7 @@ import Testing
 
     /// Cut in two, a batch gives the same gradient up to the order of its sum.
     @Test func accumulationEqualsOneLargeBatch() throws {
-        func results(_ settings: String...) throws -> [StepResult] {
+        func results(_ settings: String...) throws -> [StepReport] {
             try Job(settings).onRanks { trainer, _ in
                 return try trainer.run(5)
             }[0]
@@ -83,7 +84,7 @@ import Testing
         let whole = try results("data.batch=4")
         let halves = try results("data.batch=2", "data.accumulate=2")
         #expect(relativeDifference(halves.map(\.loss), whole.map(\.loss)) < 1e-6)
-        #expect(relativeDifference(halves.map(\.norm), whole.map(\.norm)) < 1e-5)
+        #expect(relativeDifference(halves.map(\.gradientNorm), whole.map(\.gradientNorm)) < 1e-5)
         #expect(halves.map(\.targets) == whole.map(\.targets))
         #expect(halves.map(\.tokens) == whole.map(\.tokens))
     }
@@ -97,7 +98,7 @@ import Testing
         #expect(batches.last!.targetCount < 3 * 32)
         let trained = try job.onRanks { trainer, _ in
             _ = try trainer.run(3)
-            let (loss, targets) = try trainer.validationLoss(batches)
+            let (loss, targets) = try trainer.evaluate(batches)
             return (loss: loss, targets: targets, contents: trainer.contents, state: try trainer.stateText())
         }
         #expect(trained.allSatisfy { $0.loss == trained[0].loss && $0.targets == trained[0].targets })

@@ -40,7 +40,7 @@ import TrainingCore
             try job.onRanks(wrap: { backend, communicator in
                 communicator.rank == 1 ? FaultyAttention(backend, call: 3, .throws) : backend
             }) { trainer, _ in
-                _ = try trainer.validationLoss(Array(job.run.dataset.evaluationBatches(rowsPerBatch: 2)))
+                _ = try trainer.evaluate(Array(job.run.dataset.evaluationBatches(rowsPerBatch: 2)))
             }
         }
     }
@@ -67,10 +67,10 @@ import TrainingCore
                 // The last rank alone: the decision must not be rank 0's.
                 communicator.rank == ranks - 1 ? FaultyAttention(backend, call: fault.call, .notANumber) : backend
             }) { trainer, _ in
-                _ = try trainer.stepOnce()
+                _ = try trainer.takeStep()
                 let before = trainer.contents
                 do {
-                    _ = try trainer.stepOnce()
+                    _ = try trainer.takeStep()
                 } catch let error as RingZooError {
                     #expect(differences(trainer.contents, before) == [])
                     errors.withLock { $0.append(error) }
@@ -95,9 +95,9 @@ import TrainingCore
         let ended = try job.onRanks(wrap: { backend, communicator in
             communicator.rank == ranks - 1 ? FaultyAttention(backend, call: call, .notANumber) : backend
         }) { trainer, _ in
-            let first = try trainer.stepOnce()
+            let first = try trainer.takeStep()
             let before = trainer.contents
-            let second = try trainer.stepOnce()
+            let second = try trainer.takeStep()
             #expect(differences(trainer.contents, before) == [])
             #expect(!first.skipped && second.skipped)
             #expect(trainer.step == 2 && trainer.skipped == 1)
@@ -122,7 +122,7 @@ import TrainingCore
             }) { trainer, _ in
                 let reports = try trainer.run(2 * limit - 1)
                 #expect(reports.map(\.skipped) == (1...2 * limit - 1).map { $0 != limit })
-                _ = try trainer.stepOnce()
+                _ = try trainer.takeStep()
             }
         }
         #expect(error?.code == .failed)

@@ -15,7 +15,7 @@ import Testing
                 #expect(device.ledger.live(.parameters) == bytes)
                 #expect(device.ledger.live(.optimizer) == 2 * bytes)
                 device.ledger.resetPeak()
-                _ = try trainer.stepOnce()
+                _ = try trainer.takeStep()
                 #expect(device.ledger.peak(.parameters) == bytes)
                 #expect(device.ledger.peak(.optimizer) == 2 * bytes)
                 // The sum, and at most the gradient being added to it.

@@ -1,6 +1,8 @@
+import DistributedCore
 import Foundation
 import TensorCore
 import Testing
+import TrainingCore
 
 /// Training on a mesh of ranks is the same training.
 @Suite struct MeshTests {
@@ -65,14 +67,45 @@ import Testing
     }
 
     /// Gathering and scattering move bits; sums are taken in the order of ranks either way. (Clipping would look at a norm, whose sum is
-    /// taken in another order.)
-    @Test func shardedParametersChangeNoBit() throws {
+    /// taken in another order.) With bf16 what travels is rounded as each layer would round it, and gradients not at all.
+    @Test(arguments: ["float32", "bf16"], [false, true])
+    func shardedParametersChangeNoBit(_ precision: String, _ tied: Bool) throws {
         let ring = [
             "parallel.sequence=3", "attention.backend=ring", "optimizer.clip=none", "memory.rematerialise=block",
+            "precision=\(precision)", "model.tied=\(tied)",
         ]
         let replicated = try Job(ring).losses(6)
         let sharded = try Job(ring + ["parallel.shardParameters=true"]).losses(6)
         #expect(sharded == replicated)
+    }
+
+    /// What a rank sends for the parameters in a step: embedding and last norm once and blocks twice, in the compute type; the head, whose
+    /// logits are float32 always, once in float32; and the others' rows of every gradient, in float32.
+    @Test(arguments: [("float32", 4), ("bf16", 2)], [2, 3])
+    func bytesOfParametersAreTheFormula(_ precision: (name: String, bytes: Int), _ ranks: Int) throws {
+        // Without clipping a step still finds out the norm and the loss: a number each to every other rank.
+        let scalars = 2 * 8
+        let job = try Job([
+            "parallel.data=\(ranks)", "parallel.shardParameters=true", "data.batch=\(ranks)", "attention.backend=cpu",
+            "precision=\(precision.name)",
+        ])
+        let sent = try job.onRanks { trainer, _ in
+            let before = trainer.mesh.world.traffic.bytes
+            _ = try trainer.run(1)
+            return trainer.mesh.world.traffic.bytes - before
+        }
+        let outline = try job.run.blueprint.make(seed: nil, on: CPUDevice(threads: 1))
+        for rank in 0..<ranks {
+            var expected = scalars * (ranks - 1)
+            for (name, tensor) in outline.parameters {
+                let rows = Range.piece(rank, of: ranks, count: tensor.shape[0]).count
+                let row = tensor.elementCount / tensor.shape[0]
+                let gathers = name.hasPrefix("layers") ? 2 : 1
+                let size = name.hasPrefix("head") ? 4 : precision.bytes
+                expected += gathers * size * rows * row * (ranks - 1) + 4 * (tensor.shape[0] - rows) * row
+            }
+            #expect(sent[rank] == expected, "rank \(rank)")
+        }
     }
 
     @Test func tiedHeadsAndAccumulationShardToo() throws {
@@ -125,10 +158,10 @@ import Testing
     @Test func evaluationOnAMeshEqualsOneRank() throws {
         let settings = ["data.validation=0.01"]
         let batches = Array(try Job(settings).run.dataset.evaluationBatches(rowsPerBatch: 4))
-        let whole = try Job(settings).onRanks { trainer, _ in try trainer.validationLoss(batches).loss }[0]
+        let whole = try Job(settings).onRanks { trainer, _ in try trainer.evaluate(batches).loss }[0]
         let mesh = Mesh(data: 2, sequence: 1, tensor: 2, sharded: true)
         let parallel = mesh.settings.filter { $0.hasPrefix("parallel") }
-        let found = try Job(settings + parallel).onRanks { trainer, _ in try trainer.validationLoss(batches) }
+        let found = try Job(settings + parallel).onRanks { trainer, _ in try trainer.evaluate(batches) }
         for rank in found { #expect(abs(rank.loss / whole - 1) < 1e-6 && rank.targets == found[0].targets) }
     }
 }

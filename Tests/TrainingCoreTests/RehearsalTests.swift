@@ -44,7 +44,7 @@ import ZooCore
         let job = try Job(settings)
         let measured = try job.onRanks { trainer, device in
             device.ledger.resetPeak()
-            _ = try trainer.stepOnce()
+            _ = try trainer.takeStep()
             return MemoryKind.allCases.map { device.ledger.peak($0) }
         }
         for (world, peaks) in measured.enumerated() {

@@ -1,6 +1,7 @@
 import Foundation
 import TensorCore
 import Testing
+import TrainingCore
 
 /// A trainer that goes on from a saved state does what the one that was never stopped does, to the bit.
 @Suite struct ResumeTests {
@@ -22,10 +23,10 @@ import Testing
             var contents: [String: [UInt8]]
         }
         let straight = try job.onRanks { trainer, _ in
-            var results: [StepResult] = []
+            var results: [StepReport] = []
             var saved: [Int: Saved] = [:]
             for step in 1...Self.steps {
-                results.append(try trainer.stepOnce())
+                results.append(try trainer.takeStep())
                 if Self.stops.contains(step) {
                     saved[step] = Saved(text: try trainer.stateText(), contents: trainer.contents)
                 }

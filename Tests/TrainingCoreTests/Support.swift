@@ -39,12 +39,13 @@ struct Job: Sendable {
     @discardableResult
     func onRanks<Result: Sendable>(
         wrap: @escaping Wrap = { backend, _ in backend }, deadline: Double = 60,
-        _ body: @escaping @Sendable (inout any TestTrainer, CPUDevice) throws -> Result
+        _ body: @escaping @Sendable (inout any ModelTrainer, CPUDevice) throws -> Result
     ) throws -> [Result] {
         let ranks = run.mesh.ranks
         return try InProcessRanks.run(ranks, threads: ranks, deadline: deadline) { communicator, device in
             device.ledger.budget = run.config.memory.budget
-            let mesh = try ProcessMesh(run.mesh, over: communicator)
+            let mesh = try ProcessMesh(
+                run.mesh, shardParameters: run.config.parallel.shardParameters, over: communicator)
             let attention = wrap(try run.attention.make(over: mesh.sequence), mesh.sequence)
             // The only holder of the trainer is the one that trains: a copy would make a step copy the weights.
             var trainer = try trainer(attention, mesh, on: device)
@@ -54,16 +55,15 @@ struct Job: Sendable {
 
     func trainer(
         _ attention: any AttentionBackend, _ mesh: ProcessMesh, on device: CPUDevice
-    ) throws -> any TestTrainer {
-        let sharded = try ShardedBlueprint(
-            run.blueprint, ParameterSharding(mesh, rows: run.config.parallel.shardParameters))
-        func open<Model: LanguageModel>(_ model: consuming Model) -> any TestTrainer {
+    ) throws -> any ModelTrainer {
+        let sharded = try ShardedBlueprint(run.blueprint, mesh.sharding)
+        func open<Model: LanguageModel>(_ model: consuming Model) -> any ModelTrainer {
             var settings = AdamW.Settings()
             settings.weightDecay = run.config.optimizer.weightDecay
             let optimizer = AdamW(for: copy model, settings)
             return Trainer(
                 model, optimizer: optimizer, loader: run.dataset.makeLoader(rowsPerBatch: run.config.data.batch),
-                plan: run.plan, attention: attention, mesh: mesh, sharding: sharded.sharding)
+                plan: run.plan, attention: attention, mesh: mesh)
         }
         return open(try sharded.make(seed: run.config.run.seed, on: device))
     }
@@ -74,53 +74,20 @@ struct Job: Sendable {
     }
 }
 
-/// A trainer whose model's type is not known.
-protocol TestTrainer {
-    var mesh: ProcessMesh { get }
-    var step: Int { get }
-    var skipped: Int { get }
-    var plan: TrainingPlan { get }
-    /// Reports without the model's type.
-    mutating func stepOnce() throws -> StepResult
-    func validationLoss(_ batches: [Batch]) throws -> (loss: Double, targets: Int)
-    /// All weights and optimizer state, as bytes by name.
-    var contents: [String: [UInt8]] { get }
-    /// Step, position and so on, as JSON.
-    func stateText() throws -> String
-    mutating func goOn(from text: String, contents: [String: [UInt8]], on device: CPUDevice) throws
-    /// log softmax(logits)[target] of a row on one device, by the definition and in float64.
-    func logLikelihoods(_ batch: Batch, row: Int, _ attention: any AttentionBackend) throws -> [Double]
-}
-
-struct StepResult: Sendable, Hashable {
-    var step: Int
-    var loss, norm, rate: Double
-    var targets, tokens: Int
-    var skipped: Bool
-}
-
-extension TestTrainer {
-    mutating func run(_ steps: Int) throws -> [StepResult] { try (0..<steps).map { _ in try stepOnce() } }
+/// What tests want of a trainer.
+extension ModelTrainer {
+    mutating func run(_ steps: Int) throws -> [StepReport] { try (0..<steps).map { _ in try takeStep() } }
 
     mutating func losses(_ steps: Int) throws -> [Double] { try run(steps).map(\.loss) }
-}
 
-extension Trainer: TestTrainer {
-    mutating func stepOnce() throws -> StepResult {
-        let report = try takeStep()
-        return StepResult(
-            step: report.step, loss: report.loss, norm: report.gradientNorm, rate: report.rate,
-            targets: report.targets, tokens: report.tokens, skipped: report.skipped)
-    }
-
-    func validationLoss(_ batches: [Batch]) throws -> (loss: Double, targets: Int) { try evaluate(batches) }
-
+    /// All weights and optimizer state, as bytes by name.
     var contents: [String: [UInt8]] {
         let named =
             model.parameters.map { ("model." + $0.name, $0.tensor) } + optimizer.state.map { ($0.name, $0.tensor) }
         return Dictionary(uniqueKeysWithValues: named.map { ($0, $1.withBytes { Array($0) }) })
     }
 
+    /// Step, position and so on, as JSON.
     func stateText() throws -> String { String(decoding: try JSONEncoder().encode(state), as: UTF8.self) }
 
     mutating func goOn(from text: String, contents: [String: [UInt8]], on device: CPUDevice) throws {
@@ -135,10 +102,11 @@ extension Trainer: TestTrainer {
             saved[name] = contents[name]!.withUnsafeBytes { Tensor(bytes: $0, tensor.shape, tensor.dtype, on: device) }
         }
         try restore(
-            JSONDecoder().decode(State.self, from: Data(text.utf8)),
+            JSONDecoder().decode(TrainingState.self, from: Data(text.utf8)),
             saved: saved.mapValues { SavedForm($0.shape, $0.dtype) }, read: { saved[$0]! })
     }
 
+    /// log softmax(logits)[target] of a row on one device, by the definition and in float64.
     func logLikelihoods(_ batch: Batch, row: Int, _ attention: any AttentionBackend) throws -> [Double] {
         let (T, V, device) = (batch.context, model.vocabularySize, mesh.world.device)
         let columns = row * T..<(row + 1) * T

@@ -22,6 +22,10 @@ import Testing
     private let checkpoint = "out/checkpoints/step-00000004.h5"
 
     private func evaluate(_ folder: TemporaryFolder, _ arguments: String...) throws -> [String: Any] {
+        try evaluate(folder, arguments)
+    }
+
+    private func evaluate(_ folder: TemporaryFolder, _ arguments: [String]) throws -> [String: Any] {
         let result = try Tool.run(
             ["evaluate", "run.yaml", "--checkpoint", checkpoint, "--json"] + arguments, in: folder)
         #expect(result.code == 0, "\(result.errors)")
@@ -52,6 +56,11 @@ import Testing
             let ring = try evaluate(folder, "--ranks", "\(ranks)")
             #expect(abs((ring["loss"] as? Double ?? 0) - loss) < 1e-5)
             #expect(ring["ranks"] as? Int == ranks && ring["targets"] as? Int == 2399)
+        }
+        for spread in ["tensor=2", "sequence=2"] {
+            let spread = ["--set", "parallel.\(spread)", "--set", "parallel.shardParameters=true"]
+            let found = try evaluate(folder, spread)
+            #expect(abs((found["loss"] as? Double ?? 0) - loss) < 1e-5 && found["ranks"] as? Int == 2)
         }
         let limited = try evaluate(folder, "--limit", "3")
         #expect(limited["batches"] as? Int == 3 && limited["targets"] as? Int == 3 * 2 * 48)

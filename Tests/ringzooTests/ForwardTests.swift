@@ -42,7 +42,7 @@ import Testing
     @Test func ranksWriteTheSameLogits() throws {
         let folder = try TemporaryFolder()
         try writeCheckpoint(folder / "model.h5")
-        func logits(_ tokens: String, _ options: String...) throws -> [Double] {
+        func logits(_ tokens: String, _ options: [String] = []) throws -> [Double] {
             let arguments = ["forward", "--checkpoint", "model.h5", "--tokens", tokens, "--output", "o.h5"] + options
             let result = try Tool.run(arguments, in: folder)
             #expect(result.code == 0, "\(options): \(result.errors)")
@@ -54,10 +54,15 @@ import Testing
             let one = try logits(tokens)
             let largest = one.map(abs).max()!
             for (ranks, layout) in [("2", "contiguous"), ("3", "striped"), ("5", "zigzag")] {
-                let found = try logits(tokens, "--ranks", ranks, "--layout", layout)
+                let found = try logits(tokens, ["--ranks", ranks, "--layout", layout])
                 #expect(found.count == one.count)
                 let worst = zip(found, one).reduce(0) { max($0, abs($1.0 - $1.1)) }
                 #expect(worst <= 1e-5 * largest, "\(ranks) ranks, \(layout), tokens \(tokens): \(worst) of \(largest)")
+            }
+            for spread in [["--tensor", "2"], ["--shard-parameters"], ["--tensor", "2", "--shard-parameters"]] {
+                let found = try logits(tokens, ["--ranks", "2"] + spread)
+                let worst = zip(found, one).reduce(0) { max($0, abs($1.0 - $1.1)) }
+                #expect(found.count == one.count && worst <= 1e-5 * largest, "\(spread), tokens \(tokens)")
             }
         }
         try Tool.fail(

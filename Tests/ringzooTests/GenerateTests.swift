@@ -112,6 +112,24 @@ import ZooStandard
         #expect((json["text"] as? String)?.utf8.elementsEqual(drawn) == true)
     }
 
+    /// The model spread over ranks, by layers and by rows: the same text from a part of the weights.
+    @Test func aSpreadModelWritesTheSameText() throws {
+        let folder = try withCheckpoint()
+        let options = ["generate", "--checkpoint", "model.h5", "--prompt", "The sea", "--max-tokens", "30", "--json"]
+        let whole = try Tool.run(options, in: folder).json()
+        let weights = try #require(whole["weightBytes"] as? Int)
+        for (ranks, spread) in [
+            (2, ["--tensor", "2"]), (2, ["--ranks", "2", "--shard-parameters"]),
+            (4, ["--ranks", "2", "--tensor", "2", "--shard-parameters"]),
+        ] {
+            let json = try Tool.run(options + spread, in: folder).json()
+            #expect(json["ranks"] as? Int == ranks && json["text"] as? String == whole["text"] as? String, "\(spread)")
+            // Norms are small, and whole on every tensor rank.
+            let own = try #require(json["weightBytes"] as? Int)
+            #expect(own > 0 && own < weights / ranks + weights / 20, "\(own) of \(weights) bytes")
+        }
+    }
+
     @Test func wrongUseIsNamed() throws {
         let folder = try withCheckpoint()
         let model = ["--checkpoint", "model.h5"]
@@ -132,6 +150,8 @@ import ZooStandard
         try fail(78, "gtp2", model + ["--prompt", "x", "--tokenizer", "gtp2"])
         try fail(78, "nix", model + ["--prompt", "x", "--attention", "nix"])
         try fail(64, "--ranks is 0", model + ["--prompt", "x", "--ranks", "0"])
+        try fail(64, "--tensor is 0", model + ["--prompt", "x", "--tensor", "0"])
+        try fail(78, "--tensor is 3, but this model cannot be cut so", model + ["--prompt", "x", "--tensor", "3"])
         try fail(64, "--deadline is 0", model + ["--prompt", "x", "--ranks", "2", "--deadline", "0"])
         try fail(78, "which is for decoding", model + ["--prompt", "x", "--ranks", "2", "--attention", "tree"])
         try fail(78, "2 ranks share the sequence", model + ["--prompt", "x", "--ranks", "2", "--attention", "cpu"])

@@ -104,9 +104,6 @@ void rz_pool_run(rz_pool *pool, int64_t count, rz_pool_body body, void *argument
 
 // MARK: ceilings (ceilings.c)
 
-/// A loop of float32 multiply-adds on registers with the widest vectors this machine has, and how many operations it does.
-void rz_fma_work(int64_t iterations);
-double rz_fma_operations(int64_t iterations);
 /// Reads n floats, n a multiple of 64.
 void rz_read_work(const float *x, int64_t n);
 

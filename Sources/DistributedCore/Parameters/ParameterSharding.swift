@@ -13,11 +13,6 @@ public struct ParameterSharding: Sendable {
         (self.tensor, self.rows) = (tensor, rows)
     }
 
-    /// The sharding of a mesh. - Parameter rows: whether rows of parameters are kept apart by the ranks that have the same slices.
-    public init(_ mesh: ProcessMesh, rows: Bool) {
-        self.init(tensor: mesh.tensor, rows: rows && mesh.replicas.size > 1 ? mesh.replicas : nil)
-    }
-
     /// The part of a parameter that this rank keeps.
     /// - Parameters:
     ///   - shape: of the whole parameter, at least one axis.
@@ -87,5 +82,11 @@ extension ParameterSharding {
     public func reduced(_ x: Tensor) throws -> Tensor {
         guard let tensor else { return x }
         return Tensor.record("tensor reduce", inputs: [x], output: try tensor.allReduce(x.detached)) { g in [g] }
+    }
+
+    /// The whole of a result of whose last axis each tensor rank has a slice, the same on all of them. Not differentiable.
+    public func joined(_ x: Tensor) throws -> Tensor {
+        guard let tensor else { return x }
+        return .concatenate(try tensor.allGather(Message([x.detached])).map { $0.tensors[0] }, axis: x.rank - 1)
     }
 }

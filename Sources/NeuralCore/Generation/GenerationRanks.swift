@@ -2,9 +2,9 @@ import AttentionCore
 import DistributedCore
 import TensorCore
 
-/// The ranks that continue a text together: each has the whole model and a part of the keys and values.
+/// The ranks that continue a text together: each has a part of the keys and values, and of the model what the mesh gives it.
 public struct GenerationRanks: Sendable {
-    public let communicator: any Communicator
+    public let mesh: ProcessMesh
     /// For the prompt, whose tokens are cut over the ranks.
     public let prefill: any AttentionBackend
     /// For new tokens, which every rank has, against keys that are cut over the ranks.
@@ -12,11 +12,12 @@ public struct GenerationRanks: Sendable {
     /// How a piece of the prompt is cut.
     public let layout: SequenceLayout
 
+    /// - Parameter prefill: over `mesh.sequence`, like `decode`.
     public init(
-        _ communicator: any Communicator, prefill: any AttentionBackend, decode: any AttentionBackend,
+        _ mesh: ProcessMesh, prefill: any AttentionBackend, decode: any AttentionBackend,
         layout: SequenceLayout = .zigzag
     ) {
-        self.communicator = communicator
+        self.mesh = mesh
         self.prefill = prefill
         self.decode = decode
         self.layout = layout
@@ -24,6 +25,7 @@ public struct GenerationRanks: Sendable {
 
     /// One rank, which keeps everything itself.
     public static func one(_ attention: any AttentionBackend, on device: any Device) -> GenerationRanks {
-        GenerationRanks(InProcessRanks.alone(on: device), prefill: attention, decode: attention)
+        GenerationRanks(
+            ProcessMesh(sequence: InProcessRanks.alone(on: device)), prefill: attention, decode: attention)
     }
 }

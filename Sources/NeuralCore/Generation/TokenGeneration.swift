@@ -35,20 +35,23 @@ public struct TokenGeneration: Sendable {
     /// A token is drawn on one rank and told to the others. (All could draw it; but the logits of processors with other kernels differ
     /// in their last bits, and a text that goes two ways would do so in silence. It is one message for all layers'.)
     ///
-    /// Memory of a rank: keys and values of its share of all tokens, activations of `prefillCount` tokens, and one layer's key/value
-    /// blocks that the prompt's attention holds.
+    /// Memory of a rank: its part of the weights; with sharded parameters, two layers whole, and embedding and head in their turn. Keys
+    /// and values of its share of all tokens, activations of `prefillCount` tokens, and one layer's key/value blocks that the
+    /// prompt's attention holds.
     /// - Throws: `.usage` for an empty prompt or a token outside the vocabulary; what the model, the sampler and the receiver throw.
     public func run(
         _ model: some LanguageModel, prompt: [Int32], over ranks: GenerationRanks, _ receive: (Int32) throws -> Bool
     ) throws -> End {
         try check(prompt, vocabulary: model.vocabularySize)
         if maximumCount == 0 { return .maximumCount }
-        let pieces = pieces(of: prompt, ranks: ranks.communicator.size)
+        let mesh = ranks.mesh
+        let pieces = pieces(of: prompt, ranks: mesh.sequence.size)
         var text = ShardedSequence(model, over: ranks, precision: precision, room: room(for: pieces, ranks))
         func draw(_ states: Tensor?) throws -> Int32 {
-            let token = try states.map { try sampler.sample(model.lastLogits(of: $0).doubles, position: text.count) }
+            let token = try text.lastLogits(of: states).map { try sampler.sample($0.doubles, position: text.count) }
             let message = Message([], integers: token.map { [Int($0)] } ?? [])
-            return Int32(try ranks.communicator.broadcast(message, from: text.speaker).integers[0])
+            let speaker = mesh.worldRank(sequence: text.speaker)
+            return Int32(try mesh.world.broadcast(message, from: speaker).integers[0])
         }
 
         var states: Tensor?
@@ -70,7 +73,7 @@ public struct TokenGeneration: Sendable {
 
     /// Tokens that this rank will keep, no more new ones counted than are likely to come.
     private func room(for pieces: [ArraySlice<Int32>], _ ranks: GenerationRanks) -> Int {
-        let (rank, size) = (ranks.communicator.rank, ranks.communicator.size)
+        let (rank, size) = (ranks.mesh.sequence.rank, ranks.mesh.sequence.size)
         let ofPrompt = pieces.reduce(0) { sum, piece in
             sum + ranks.layout.positions(length: piece.count, rank: rank, size: size).count
         }

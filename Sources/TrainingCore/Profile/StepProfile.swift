@@ -1,3 +1,4 @@
+import BlockwiseAttention
 import TensorCore
 
 /// Where the time of some training steps went, operation by operation.

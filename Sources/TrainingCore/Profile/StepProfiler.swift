@@ -1,3 +1,4 @@
+import BlockwiseAttention
 import Synchronization
 import TensorCore
 

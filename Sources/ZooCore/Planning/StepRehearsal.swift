@@ -77,9 +77,10 @@ public struct StepRehearsal: Sendable, Hashable {
         let replicas = shape.data == 1 ? ranks : group(shape.data * shape.sequence, rank: setting.rank)
         let tensor = shape.tensor == 1 ? nil : group(shape.tensor)
         let mesh = ProcessMesh(
-            shape, world: shape.ranks == shape.sequence ? ranks : group(shape.ranks), sequence: ranks,
-            replicas: replicas, tensor: tensor)
-        let sharded = try ShardedBlueprint(blueprint, ParameterSharding(mesh, rows: setting.shardParameters))
+            shape, shardParameters: setting.shardParameters,
+            world: shape.ranks == shape.sequence ? ranks : group(shape.ranks), sequence: ranks, replicas: replicas,
+            tensor: tensor)
+        let sharded = try ShardedBlueprint(blueprint, mesh.sharding)
         var plan = TrainingPlan(
             steps: 2, schedule: try Schedule(.constant, rate: 1e-3, finalRate: 0, warmup: 0, steps: 2))
         plan.accumulate = setting.accumulate
@@ -88,17 +89,17 @@ public struct StepRehearsal: Sendable, Hashable {
         plan.precision = setting.precision
         plan.memory = setting.memory
         let backend = try attention(ranks)
-        func makeTrainer(_ model: some LanguageModel) -> any StepTaker {
+        func makeTrainer(_ model: some LanguageModel) -> any ModelTrainer {
             let loader = DataLoader(BlankRows(context: setting.context), rowsPerBatch: setting.batch, seed: 1)
             return Trainer(
                 model, optimizer: AdamW(for: model), loader: loader, plan: plan, attention: backend,
-                mesh: mesh, sharding: sharded.sharding)
+                mesh: mesh)
         }
         // Nobody else holds the model, or its weights would be copied before they are updated.
         var trainer = makeTrainer(try sharded.makeBlank(on: device))
         device.ledger.resetPeak()
         device.startClock()
-        try trainer.takeOneStep()
+        _ = try trainer.takeStep()
         let kinds = MemoryKind.allCases.map { ($0, device.ledger.peak($0)) }
         peakBytes = Dictionary(uniqueKeysWithValues: kinds)
         seconds = device.clock
@@ -109,15 +110,6 @@ public struct StepRehearsal: Sendable, Hashable {
             Traffic(messages: $0.messages + $1.messages, bytes: $0.bytes + $1.bytes)
         }
     }
-}
-
-/// A trainer whose model's type is not known.
-private protocol StepTaker {
-    mutating func takeOneStep() throws
-}
-
-extension Trainer: StepTaker {
-    fileprivate mutating func takeOneStep() throws { _ = try takeStep() }
 }
 
 /// Rows of token 0, all of which are learned.

@@ -1,10 +1,11 @@
 import CTensorKernels
+import TensorCore
 
 /// What this machine can do at most with a number of threads, measured: the figures that others are compared with. They drift with
 /// the clock and with what else runs, so they are taken beside each measurement and never kept.
 public struct MachineCeilings: Sendable, Codable, Hashable {
     public var threads: Int
-    /// float32 fused multiply-adds on registers, two operations each.
+    /// float32 multiply-adds on registers, two operations each (`BlockwiseAttention.arithmeticCeiling`).
     public var gigaflops: Double
     /// Bytes read from memory far larger than the caches, 10^9 a second.
     public var readGigabytes: Double
@@ -12,10 +13,8 @@ public struct MachineCeilings: Sendable, Codable, Hashable {
     /// Measures on the threads of a pool, for about half a second; takes 64 MiB a thread meanwhile.
     public init(on pool: ThreadPool) {
         threads = pool.workers
-        gigaflops = Self.best { iterations in
-            pool.run(pool.workers) { _, _ in rz_fma_work(iterations) }
-            return Double(pool.workers) * rz_fma_operations(iterations)
-        }
+        gigaflops =
+            (0..<5).map { _ in BlockwiseAttention.arithmeticCeiling(.float32, on: pool, seconds: 0.05) }.max()! / 1e9
         let count = 16 << 20
         let buffers = (0..<pool.workers).map { _ in UnsafeMutablePointer<Float>.allocate(capacity: count) }
         defer { for buffer in buffers { buffer.deallocate() } }
