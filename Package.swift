@@ -93,7 +93,7 @@ let package = Package(
         .executableTarget(
             name: "context-law", dependencies: ["ZooStandard", argumentParser], path: "Benchmarks/ContextLaw"),
         .executableTarget(
-            name: "products", dependencies: ["TensorCore", "COpenBLAS", argumentParser], path: "Benchmarks/Products"),
+            name: "products", dependencies: ["BlockwiseAttention", "COpenBLAS", argumentParser], path: "Benchmarks/Products"),
 
         // The ranks that MPICommunicatorTests starts with mpirun.
         .executableTarget(

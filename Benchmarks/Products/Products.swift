@@ -1,4 +1,5 @@
 import ArgumentParser
+import BlockwiseAttention
 import COpenBLAS
 import Foundation
 import TensorCore
