@@ -153,7 +153,9 @@ public struct TrainingRun: Sendable {
         plan.checkpointEvery = config.run.checkpointEvery
         plan.onNonFinite = config.run.onNonFinite == .stop ? .stop : .skip
         switch config.attention.layout {
-        case .auto, .zigzag: plan.layout = .zigzag
+        // Both give every rank the same work under a causal mask; where documents share a row, only stripes do.
+        case .auto: plan.layout = config.data.packing ? .striped : .zigzag
+        case .zigzag: plan.layout = .zigzag
         case .contiguous: plan.layout = .contiguous
         case .striped: plan.layout = .striped
         }
