@@ -99,7 +99,7 @@ final class TrainingProgress: Sendable {
     private func step(_ measure: StepMeasure) {
         let report = measure.report
         let left = Double(measure.lastStep - report.step) * measure.seconds
-        let peak = Terminal.bytes(measure.peakBytes.max() ?? 0)
+        let peak = byteText(measure.peakBytes.max() ?? 0)
         let text =
             "step \(report.step)/\(measure.lastStep)  loss \(Terminal.number(report.loss))\(report.skipped ? " (skipped)" : "")  "
             + "\(Int(measure.tokensPerSecond)) tokens/s  peak \(peak) a rank  left \(Terminal.duration(left))"
