@@ -23,7 +23,8 @@ public struct TrainingRun: Sendable {
     public let notes: [String]
     private let start: StoredModel?
     private let zoo: Zoo
-    private let threads: Int?
+    /// Worker threads of this process; nil for one per core.
+    let threads: Int?
 
     /// - Parameter threads: worker threads over all ranks; nil for one per core.
     /// - Throws: `.config`, `.missingInput`, `.corruptInput`, naming what is at fault.
