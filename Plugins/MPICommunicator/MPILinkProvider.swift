@@ -12,7 +12,9 @@ public struct MPILinkProvider: LinkProvider {
     public init() {}
 
     public var launch: RankLaunch? {
-        Launcher().map { RankLaunch(launcher: $0.name, rank: $0.rank, ranks: $0.size) }
+        Launcher().map {
+            RankLaunch(launcher: $0.name, rank: $0.rank, ranks: $0.size, ranksHere: $0.ranksHere)
+        }
     }
 
     public func describe() throws -> String {

@@ -70,8 +70,8 @@ private final class MeshGroups: Sendable {
         let U = headRanks ?? (1...size).last { size % $0 == 0 && problem.keyHeads % $0 == 0 }!
         let backend = try made.withLock { made in
             if let backend = made[U] { return backend }
-            let group = try communicator.split(color: communicator.rank / U)
-            let between = try communicator.split(color: communicator.rank % U)
+            let group = try communicator.split { $0 / U }
+            let between = try communicator.split { $0 % U }
             let backend = try heads.make(local: try ring.make(local: local, over: between), over: group)
             made[U] = backend
             return backend

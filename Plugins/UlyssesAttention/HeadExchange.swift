@@ -72,8 +72,19 @@ struct HeadExchange {
     private func hasRows(_ bias: Tensor) -> Bool { bias.shape[2] == problem.queries.count }
 
     /// Hands every rank the part of its tokens, and returns what each rank's heads have for the tokens here.
-    func scatter(_ part: (_ rank: Int) -> [Tensor]) throws -> [(share: HeadShare, tensors: [Tensor])] {
-        let received = try communicator.allToAll((0..<communicator.size).map { Message(part($0)) })
+    /// - Parameter heads: of a rank with this share, axis 1 of each tensor of its parts.
+    func scatter(
+        heads: (HeadShare) -> [Int], _ part: (_ rank: Int) -> [Tensor]
+    ) throws -> [(share: HeadShare, tensors: [Tensor])] {
+        let parts = (0..<communicator.size).map { Message(part($0)) }
+        let own = parts[communicator.rank].tensors.map(\.shape)
+        let received = try communicator.allToAll(parts) { sender in
+            zip(own, heads(shares[sender])).map { shape, heads in
+                var shape = shape
+                shape[1] = heads
+                return shape
+            }
+        }
         return zip(shares, received).map { ($0, $1.tensors) }
     }
 }

@@ -32,7 +32,7 @@ public struct UlyssesAttention<Local: AttentionBackend>: DistributedAttention {
         if communicator.size == 1 { return try local.forward(q: q, k: k, v: v, into: &state, problem) }
         let exchange = HeadExchange(problem, over: communicator)
         let (own, owners) = try stateOfOwnHeads(q, k, v, exchange)
-        let parts = try exchange.scatter { rank in
+        let parts = try exchange.scatter(heads: { .init(repeating: $0.heads.count, count: 3) }) { rank in
             [own.reference, own.sum, own.accumulator].map { $0.slice(axis: 2, owners.queriesOfRank[rank]) }
         }
         for (share, part) in parts {
@@ -65,7 +65,10 @@ public struct UlyssesAttention<Local: AttentionBackend>: DistributedAttention {
         let exchange = HeadExchange(problem, over: communicator)
         let (own, owners) = try gradientsOfOwnHeads(
             dOut, q, k, v, lse, delta, exchange, includingBias: gradients.bias != nil)
-        let parts = try exchange.scatter { rank in
+        func heads(_ share: HeadShare) -> [Int] {
+            [share.heads.count, share.keyHeads.count, share.keyHeads.count, exchange.biasHeads(of: share).count]
+        }
+        let parts = try exchange.scatter(heads: heads) { rank in
             let (queries, keys) = (owners.queriesOfRank[rank], owners.keysOfRank[rank])
             return [own.q.slice(axis: 2, queries), own.k.slice(axis: 2, keys), own.v.slice(axis: 2, keys)]
                 + (owners.hasBiasRows ? own.bias.map { [$0.slice(axis: 2, queries)] } ?? [] : [])

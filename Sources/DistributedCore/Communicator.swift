@@ -47,6 +47,9 @@ public protocol Communicator: Sendable {
     /// Sends message i to rank i and returns what the ranks sent here, in their order.
     func allToAll(_ messages: [Message]) throws -> [Message]
 
+    /// The same where this rank knows the shapes that each rank sends here: what else arrives is an error.
+    func allToAll(_ messages: [Message], expecting shapes: (_ sender: Int) -> [[Int]]) throws -> [Message]
+
     /// The message of rank `root`; the others' own is ignored.
     func broadcast(_ message: Message, from root: Int) throws -> Message
 
@@ -55,6 +58,9 @@ public protocol Communicator: Sendable {
 
     /// A communicator among the ranks that gave the same color, ordered by their rank here.
     func split(color: Int) throws -> any Communicator
+
+    /// The same where every rank knows the color of all others.
+    func split(by color: (_ rank: Int) -> Int) throws -> any Communicator
 
     /// Messages and bytes sent by this rank so far, for the ledger of traffic; those in groups that were split from this one too.
     var traffic: Traffic { get }
@@ -105,6 +111,22 @@ extension Communicator {
     public func startRotate(_ message: Message, hop: Int? = nil) throws -> PendingRotation {
         PendingRotation(
             shift: try startShift(message, to: (rank + 1) % size, from: (rank + size - 1) % size, hop: hop))
+    }
+
+    public func split(by color: (_ rank: Int) -> Int) throws -> any Communicator { try split(color: color(rank)) }
+
+    public func allToAll(_ messages: [Message], expecting shapes: (_ sender: Int) -> [[Int]]) throws -> [Message] {
+        let received = try allToAll(messages)
+        for (sender, message) in received.enumerated() {
+            let arrived = message.tensors.map(\.shape)
+            if arrived != shapes(sender) {
+                throw RingZooError(
+                    .interrupted,
+                    "ranks disagree in allToAll: rank \(rank) expected \(shapes(sender)) from rank \(sender), got \(arrived)"
+                )
+            }
+        }
+        return received
     }
 
     /// Every rank's message, in the order of ranks.

@@ -5,6 +5,7 @@ public final class MemoryLedger: Sendable {
     private struct State {
         var live = [Int](repeating: 0, count: MemoryKind.allCases.count)
         var peak = [Int](repeating: 0, count: MemoryKind.allCases.count)
+        var peakOfAll = 0
         var budget: Int?
         var failure: RingZooError?
         var allocations = 0
@@ -20,6 +21,10 @@ public final class MemoryLedger: Sendable {
     /// The most bytes of this kind that were in use at once since the last `resetPeak`.
     public func peak(_ kind: MemoryKind = .working) -> Int { state.withLock { $0.peak[kind.rawValue] } }
 
+    /// The most bytes of all kinds together that were in use at once since the last `resetPeak`: less than the sum of the kinds' peaks
+    /// where those are at different times.
+    public var peakOfAll: Int { state.withLock { $0.peakOfAll } }
+
     /// The number of allocations so far.
     public var allocations: Int { state.withLock { $0.allocations } }
 
@@ -30,7 +35,12 @@ public final class MemoryLedger: Sendable {
     }
 
     /// Starts a new measurement of the peaks from what is live now.
-    public func resetPeak() { state.withLock { $0.peak = $0.live } }
+    public func resetPeak() {
+        state.withLock { state in
+            state.peak = state.live
+            state.peakOfAll = state.live.reduce(0, +)
+        }
+    }
 
     /// Counts an allocation. Beyond the budget the failure sticks until `checkFailure` reports it: operations on tensors do not
     /// throw, so the memory is still handed out and the step ends at the next place where work is asked for.
@@ -39,6 +49,7 @@ public final class MemoryLedger: Sendable {
             state.allocations += 1
             state.live[kind.rawValue] += byteCount
             state.peak[kind.rawValue] = max(state.peak[kind.rawValue], state.live[kind.rawValue])
+            state.peakOfAll = max(state.peakOfAll, state.live.reduce(0, +))
             if kind == .working, let budget = state.budget, state.live[kind.rawValue] > budget, state.failure == nil {
                 state.failure = RingZooError(
                     .failed,

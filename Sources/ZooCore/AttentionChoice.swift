@@ -93,6 +93,11 @@ public struct AttentionChoice: Sendable {
     /// "ring over cpu", for people.
     public var description: String { local.map { "\(backend.name) over \($0.name)" } ?? backend.name }
 
+    /// Whether so many ranks can share a sequence with it.
+    func takes(ranks: Int) -> Bool {
+        (backend.isDistributed || ranks == 1) && ranks % (headRanks ?? 1) == 0
+    }
+
     /// Makes the backend of one rank.
     public func make(over communicator: any Communicator) throws -> any AttentionBackend {
         try backend.make(local: try local?.make(local: nil, over: nil), over: communicator, headRanks: headRanks)
@@ -100,15 +105,27 @@ public struct AttentionChoice: Sendable {
 
     /// Makes the backend of one rank so that each of its computations is an operation in a profile (see `RecordedAttention`).
     func makeRecorded(over communicator: any Communicator) throws -> any AttentionBackend {
-        guard let local else { return recorded(try backend.make(local: nil, over: communicator)) }
+        try make(over: communicator, standIn: { recorded($0) })
+    }
+
+    /// Makes the backend of one rank so that each of its computations is noted in the log of a rehearsal (see `NotedAttention`).
+    func makeNoted(over communicator: any Communicator) throws -> any AttentionBackend {
+        try make(over: communicator, standIn: { noted($0) })
+    }
+
+    /// Makes the backend of one rank with a stand-in for the one that computes.
+    private func make(
+        over communicator: any Communicator, standIn: (any AttentionBackend) -> any AttentionBackend
+    ) throws -> any AttentionBackend {
+        guard let local else { return standIn(try backend.make(local: nil, over: communicator)) }
         return try backend.make(
-            local: recorded(try local.make(local: nil, over: nil)), over: communicator, headRanks: headRanks)
+            local: standIn(try local.make(local: nil, over: nil)), over: communicator, headRanks: headRanks)
     }
 }
 
-private func recorded(_ backend: some AttentionBackend) -> any AttentionBackend {
-    RecordedAttention(backend)
-}
+private func recorded(_ backend: some AttentionBackend) -> any AttentionBackend { RecordedAttention(backend) }
+
+private func noted(_ backend: some AttentionBackend) -> any AttentionBackend { NotedAttention(backend) }
 
 private func contradiction(_ place: ConfigPlace?, _ message: String, _ tried: String) -> RingZooError {
     RingZooError(.config, (place.map { "\($0): " } ?? "") + message, tried: [tried])

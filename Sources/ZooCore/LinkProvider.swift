@@ -32,9 +32,11 @@ public struct RankLaunch: Sendable, Hashable {
     public var launcher: String
     public var rank: Int
     public var ranks: Int
+    /// Ranks on this machine; nil where the launcher does not tell.
+    public var ranksHere: Int?
 
-    public init(launcher: String, rank: Int, ranks: Int) {
-        (self.launcher, self.rank, self.ranks) = (launcher, rank, ranks)
+    public init(launcher: String, rank: Int, ranks: Int, ranksHere: Int? = nil) {
+        (self.launcher, self.rank, self.ranks, self.ranksHere) = (launcher, rank, ranks, ranksHere)
     }
 }
 

@@ -38,7 +38,7 @@ public struct ModelSection: Sendable, Hashable {
 public struct AttentionSection: Sendable, Hashable {
     /// How the ranks of a ring share the sequence.
     public enum Layout: String, Sendable, Hashable, CaseIterable {
-        /// Zigzag where the mask is causal, contiguous otherwise.
+        /// The one that gives all ranks the same work: striped where documents share a row (`data.packing`), zigzag otherwise.
         case auto
         case contiguous, zigzag, striped
     }

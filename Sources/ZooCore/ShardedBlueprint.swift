@@ -25,6 +25,13 @@ struct ShardedBlueprint: Sendable {
 
     func tensorParallelFaults(ranks: Int) -> [String] { outline.tensorParallelFaults(ranks: ranks) }
 
+    /// Whether so many ranks that have the same slices of every parameter would keep equally many rows of each.
+    func hasEvenRows(over ranks: Int, tensorRanks: Int) -> Bool {
+        wholes.values.allSatisfy { shape, tensorAxis in
+            (tensorAxis == 0 ? shape[0] / tensorRanks : shape[0]) % ranks == 0
+        }
+    }
+
     func shape(of parameter: String) -> [Int] { wholes[parameter]!.shape }
 
     func tensorAxis(of parameter: String) -> Int? { wholes[parameter]!.tensorAxis }

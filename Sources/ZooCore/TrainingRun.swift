@@ -23,7 +23,8 @@ public struct TrainingRun: Sendable {
     public let notes: [String]
     private let start: StoredModel?
     private let zoo: Zoo
-    private let threads: Int?
+    /// Worker threads of this process; nil for one per core.
+    let threads: Int?
 
     /// - Parameter threads: worker threads over all ranks; nil for one per core.
     /// - Throws: `.config`, `.missingInput`, `.corruptInput`, naming what is at fault.
@@ -147,7 +148,9 @@ public struct TrainingRun: Sendable {
         plan.checkpointEvery = config.run.checkpointEvery
         plan.onNonFinite = config.run.onNonFinite == .stop ? .stop : .skip
         switch config.attention.layout {
-        case .auto, .zigzag: plan.layout = .zigzag
+        // Both give every rank the same work under a causal mask; where documents share a row, only stripes do.
+        case .auto: plan.layout = config.data.packing ? .striped : .zigzag
+        case .zigzag: plan.layout = .zigzag
         case .contiguous: plan.layout = .contiguous
         case .striped: plan.layout = .striped
         }

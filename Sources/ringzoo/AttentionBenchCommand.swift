@@ -234,6 +234,6 @@ struct AttentionMeasurement {
             + padded(mask, max(10, mask.count + 2))
             + padded(dtype.rawValue, 9) + leading(Terminal.number(forwardSeconds), 10)
             + rate(forwardFLOPs, forwardSeconds) + leading(Terminal.number(forwardBackwardSeconds), 12)
-            + rate(3.5 * forwardFLOPs, forwardBackwardSeconds) + leading(Terminal.bytes(peakBytes), 12)
+            + rate(3.5 * forwardFLOPs, forwardBackwardSeconds) + leading(byteText(peakBytes), 12)
     }
 }

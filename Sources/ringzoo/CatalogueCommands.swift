@@ -17,7 +17,7 @@ struct ModelsCommand: ParsableCommand {
                 let blueprint = try family.blueprint(preset: preset, fields: .mapping([]))
                 let count = blueprint.parameterCount
                 print(
-                    "  \(padded(preset, 12)) \(leading(grouped(count), 15)) parameters, \(Terminal.bytes(4 * count)) in float32, vocabulary \(blueprint.vocabularySize), context \(blueprint.context)"
+                    "  \(padded(preset, 12)) \(leading(grouped(count), 15)) parameters, \(byteText(4 * count)) in float32, vocabulary \(blueprint.vocabularySize), context \(blueprint.context)"
                 )
             }
         }

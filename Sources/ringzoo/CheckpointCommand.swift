@@ -45,7 +45,7 @@ struct CheckpointInspectCommand: ParsableCommand {
         }
         for (name, text) in stored.texts.sorted(by: { $0.key < $1.key }) {
             if text.count > Self.shownText {
-                Output.write("\(name): \(Terminal.bytes(text.utf8.count)) of text\n")
+                Output.write("\(name): \(byteText(text.utf8.count)) of text\n")
             } else {
                 Output.write("\(name):\n")
                 for line in text.split(separator: "\n") { Output.write("    \(line)\n") }
@@ -54,14 +54,14 @@ struct CheckpointInspectCommand: ParsableCommand {
         let width = stored.tensors.map(\.name.count).max() ?? 0
         for tensor in stored.tensors {
             Output.write(
-                "\(padded(tensor.name, width))  \(padded(tensor.dtype.rawValue, 9)) \(padded("\(tensor.shape)", 20)) \(leading(Terminal.bytes(tensor.byteCount), 12))\n"
+                "\(padded(tensor.name, width))  \(padded(tensor.dtype.rawValue, 9)) \(padded("\(tensor.shape)", 20)) \(leading(byteText(tensor.byteCount), 12))\n"
             )
         }
         for (name, why) in stored.refused.sorted(by: { $0.key < $1.key }) {
             Output.write("\(name): not read: \(why)\n")
         }
         Output.write(
-            "\(stored.form.rawValue), \(grouped(stored.tensors.count)) tensors, \(grouped(elements)) values, \(Terminal.bytes(stored.byteCount))\n"
+            "\(stored.form.rawValue), \(grouped(stored.tensors.count)) tensors, \(grouped(elements)) values, \(byteText(stored.byteCount))\n"
         )
     }
 }
@@ -91,7 +91,7 @@ struct CheckpointVerifyCommand: ParsableCommand {
                 """
                 \(file) is whole
                     header, manifest, HDF5 structure and \(reader.metadata.count) texts (\(texts)): SHA-256
-                    \(grouped(reader.tensors.count)) tensors, \(Terminal.bytes(bytes)): CRC-32C each, and HDF5 lists the same\n
+                    \(grouped(reader.tensors.count)) tensors, \(byteText(bytes)): CRC-32C each, and HDF5 lists the same\n
                 """)
         }
     }
@@ -120,7 +120,7 @@ struct CheckpointImportCommand: ParsableCommand {
             from: folder, to: output, exchange: exchange,
             tokenizer: try tokenizer.map { try zoo.tokenizer(named: $0) }, replacing: force, in: zoo)
         Terminal.note(
-            "\(report.family) from \(report.exchange): wrote \(report.tensors) tensors, \(Terminal.bytes(report.bytes)), to \(output)"
+            "\(report.family) from \(report.exchange): wrote \(report.tensors) tensors, \(byteText(report.bytes)), to \(output)"
         )
     }
 }
@@ -144,7 +144,7 @@ struct CheckpointExportCommand: ParsableCommand {
             from: checkpoint, to: folder, exchange: exchange,
             maximumShardSize: WeightTransfer.byteCount(maxShardSize), in: ZooStandard.zoo())
         Terminal.note(
-            "\(report.family) to \(report.exchange): wrote \(report.tensors) tensors, \(Terminal.bytes(report.bytes)), to \(folder)"
+            "\(report.family) to \(report.exchange): wrote \(report.tensors) tensors, \(byteText(report.bytes)), to \(folder)"
         )
     }
 }

@@ -18,7 +18,7 @@ struct DoctorCommand: ParsableCommand {
         print(
             "cores             \(ProcessInfo.processInfo.activeProcessorCount)\(environment["RINGZOO_THREADS"].map { ", RINGZOO_THREADS \($0)" } ?? "")"
         )
-        print("memory            \(Terminal.bytes(Int(ProcessInfo.processInfo.physicalMemory)))")
+        print("memory            \(byteText(Int(ProcessInfo.processInfo.physicalMemory)))")
         print("processor         \(processorName())")
         print(
             "attention kernels \(BlockwiseAttention.kernels)\(environment["RINGZOO_KERNELS"] == nil ? "" : " (forced by RINGZOO_KERNELS)")"

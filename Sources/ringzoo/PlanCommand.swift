@@ -11,13 +11,14 @@ struct PlanCommand: ParsableCommand {
         commandName: "plan",
         abstract: "Predict memory and time of a training step per rank, and the longest context that fits.",
         discussion: """
-            Example: ringzoo plan --model llama/1b --context 128K --devices 8 --device h100-80g --precision bf16
-                     ringzoo plan run.yaml --measure
+            Example: ringzoo plan run.yaml
+                     ringzoo plan --model llama/1b --context 128K --devices 8 --device h100-80g --precision bf16
                      ringzoo plan --paper
 
             A step is rehearsed: the model, the trainer, the optimizer and the ring run as they are, on a device that counts bytes and seconds \
-            and computes nothing. Presets take products to reach \(Int(100 * PlannedDevice.productShare)) % and attention \
-            \(Int(100 * PlannedDevice.attentionShare)) % of the peak; --measure measures this machine instead. With --model, every \
+            and computes nothing. A config is planned for this machine, on which the step's operations are timed for some seconds; \
+            with --device for another one. Presets take products to reach \(Int(100 * PlannedDevice.productShare)) % and attention \
+            \(Int(100 * PlannedDevice.attentionShare)) % of the peak. With --model, every \
             mesh of the devices (data x sequence x tensor), whole and sharded parameters, blocks kept and computed again are compared, and \
             the fastest that fits is shown. Exits with 1 where nothing fits.
             """)
@@ -30,17 +31,24 @@ struct PlanCommand: ParsableCommand {
     @Option(help: "Tokens of a row over all ranks: 8192, 128K, 1M.") var context: String?
     @Option(help: "Rows of a batch.") var batch = 1
     @Option(help: "Devices; with a config, its own ranks count.") var devices = 1
-    @Option(help: "One of \(PlannedDevice.presetNames.joined(separator: ", ")).") var device = "a100-80g"
+    @Option(
+        help:
+            "One of \(PlannedDevice.presetNames.joined(separator: ", ")). Without it: this machine for a config, \(Self.usualDevice) for --model."
+    )
+    var device: String?
     @Option(help: "float32 or bf16.") var precision = "float32"
-    @Flag(help: "Measure this machine, and plan for in-process ranks on it.") var measure = false
+    @Flag(help: "Plan for this machine, by measurement, also with --model.") var measure = false
     @Flag(help: "Print the paper's table of longest contexts beside a prediction.") var paper = false
     @Flag(help: "One JSON object on standard output.") var json = false
+
+    /// What a model is planned for where nothing is said.
+    static let usualDevice = "a100-80g"
 
     func run() throws {
         if paper { return json ? try printPaperJSON() : printPaper() }
         let zoo = try ZooStandard.zoo()
         let request = try PlanRequest(self, zoo)
-        let planner = Planner(request.blueprint, on: request.device) { try request.attention.make(over: $0) }
+        let planner = Planner(request.training, on: request.device)
         let settings =
             request.isFixed
             ? [request.setting] : try planner.settings(request.setting, ranks: request.devices)
@@ -68,12 +76,13 @@ struct PlanCommand: ParsableCommand {
         }
         if best.fits { return }
         let state = best.step.stateBytes
+        let budget = best.setting.budget.map { " with a memory.budget of \(byteText($0))" } ?? ""
         throw RingZooError(
             .failed,
-            "\(grouped(request.setting.context)) tokens do not fit \(request.devices) x \(request.device.name)",
+            "\(grouped(request.setting.context)) tokens do not fit \(request.devices) x \(request.device.name)\(budget)",
             tried: state > request.device.memory
                 ? [
-                    "weights, gradients and optimizer state alone take \(Terminal.bytes(state)) on every rank",
+                    "weights, gradients and optimizer state alone take \(byteText(state)) on every rank",
                     "more --devices with sharded parameters, or a smaller model",
                 ]
                 : [
@@ -112,10 +121,11 @@ struct PlanCommand: ParsableCommand {
 /// What the arguments ask for.
 private struct PlanRequest {
     let name: String
-    let blueprint: any ModelBlueprint
+    let training: PlannedTraining
     let device: PlannedDevice
+    /// How much the speed of this machine moved while it was measured; nil for a preset.
+    let spread: ClosedRange<Double>?
     let devices: Int
-    let attention: AttentionChoice
     let setting: StepRehearsal.Setting
     /// Whether the mesh is the config's, and is not to be chosen.
     let isFixed: Bool
@@ -132,9 +142,8 @@ private struct PlanRequest {
             let config = try RunConfig.load(path: path, overrides: command.overrides)
             let run = try TrainingRun(config, in: zoo)
             name = run.family.name
-            blueprint = run.blueprint
+            training = PlannedTraining(run)
             devices = run.mesh.ranks
-            attention = run.attention
             var setting = StepRehearsal.Setting(of: run)
             if let context { setting.context = context }
             self.setting = setting
@@ -145,10 +154,11 @@ private struct PlanRequest {
                 throw RingZooError(.usage, "--model is '\(model)'", tried: ["FAMILY/PRESET would work: llama/7b"])
             }
             name = model
-            blueprint = try zoo.models.entry(parts[0]).blueprint(preset: parts[1], fields: .mapping([]))
+            let blueprint = try zoo.models.entry(parts[0]).blueprint(preset: parts[1], fields: .mapping([]))
             devices = command.devices
-            attention = try AttentionChoice(
+            let attention = try AttentionChoice(
                 backend: devices > 1 ? "ring" : "auto", local: "auto", ranks: devices, in: zoo)
+            training = PlannedTraining(blueprint, attention)
             var setting = StepRehearsal.Setting(context: context ?? blueprint.context)
             setting.batch = command.batch
             setting.precision = try precision(command.precision)
@@ -162,14 +172,22 @@ private struct PlanRequest {
                 .usage, "a context of \(setting.context) tokens for \(devices) ranks",
                 tried: ["at least one token a rank"])
         }
-        device =
-            command.measure
-            ? try MachineSpeed(
-                threads: Terminal.threads() ?? CPUDevice.defaultThreads,
-                attention: AttentionChoice(backend: "auto", local: "auto", ranks: 1, in: zoo).backend
-                    .make(local: nil, over: nil)
-            ).device(ranks: devices)
-            : try PlannedDevice.preset(command.device, setting.precision)
+        if let device = command.device, command.measure {
+            throw RingZooError(
+                .usage, "--device \(device) and --measure", tried: ["--measure plans for this machine: one of the two"])
+        }
+        let preset = command.measure ? nil : command.device ?? (isFixed ? nil : PlanCommand.usualDevice)
+        if let preset {
+            device = try .preset(preset, setting.precision)
+            spread = nil
+        } else {
+            // Of a model, how the ranks share the work is not known yet.
+            var measured = setting
+            if !isFixed { measured.mesh.sequence = devices }
+            let threads = try Terminal.threads() ?? CPUDevice.defaultThreads
+            let machine = try MachineSpeed(for: training, measured, threads: threads)
+            (device, spread) = (machine.device, machine.spread)
+        }
     }
 }
 
@@ -231,7 +249,7 @@ private struct PlanReport {
                 + leading("\(plan.setting.mesh.tensor)", 8)
                 + "  " + padded(plan.setting.shardParameters ? "sharded" : "whole", 10)
                 + padded(plan.setting.memory.rematerialiseBlocks ? "block" : "none", 12)
-                + leading(Terminal.bytes(plan.bytes), 12) + (plan.fits ? "  fits  " : "  no    ")
+                + leading(byteText(plan.bytes), 12) + (plan.fits ? "  fits  " : "  no    ")
                 + leading(Terminal.number(plan.step.seconds), 10) + " s"
                 + leading(Terminal.number(100 * plan.utilisation, 1), 8) + " %"
         }
@@ -242,18 +260,24 @@ private struct PlanReport {
     var table: String {
         let device = plan.device
         var lines = [
-            "\(request.name), \(grouped(request.blueprint.parameterCount)) parameters, \(plan.setting.precision.compute),"
-                + " context \(grouped(plan.setting.context)), batch \(plan.setting.batch), \(request.attention.description) on"
-                + " \(request.devices) x \(device.name) (\(Terminal.bytes(device.memory)) each), \(plan.setting.words)"
+            "\(request.name), \(grouped(request.training.blueprint.parameterCount)) parameters, \(plan.setting.precision.compute),"
+                + " context \(grouped(plan.setting.context)), batch \(plan.setting.batch), \(request.training.attention.description) on"
+                + " \(request.devices) x \(device.name) (\(byteText(device.memory)) each), \(plan.setting.words)"
         ]
-        lines += memory.map { "  \(padded($0, 30)) \(leading(Terminal.bytes($1), 12))" }
+        lines += memory.map { "  \(padded($0, 30)) \(leading(byteText($1), 12))" }
         lines.append(
-            "  \(padded("a rank in all", 30)) \(leading(Terminal.bytes(plan.bytes), 12))  \(plan.fits ? "fits" : "DOES NOT FIT")"
+            "  \(padded("a rank in all", 30)) \(leading(byteText(plan.bytes), 12))  \(plan.fits ? "fits" : "DOES NOT FIT")"
         )
         lines += seconds.map { "  \(padded($0, 30)) \(leading(Terminal.number($1), 10)) s" }
         lines.append(
             "  \(padded("a step", 30)) \(leading(Terminal.number(plan.step.seconds), 10)) s  \(Int(plan.tokensPerSecond)) tokens/s,"
                 + " \(Terminal.number(100 * plan.utilisation, 1)) % of peak")
+        if let spread = request.spread {
+            let (low, high) = (spread.lowerBound * plan.step.seconds, spread.upperBound * plan.step.seconds)
+            lines.append(
+                "  \(padded("while measured", 30)) \(leading(Terminal.number(low), 10)) s to \(Terminal.number(high)) s, the middle half of the time"
+            )
+        }
         if let longest {
             lines.append("  \(padded("longest context that fits", 30)) \(leading(grouped(longest), 12)) tokens")
         }
@@ -263,7 +287,8 @@ private struct PlanReport {
     var object: [String: Any] {
         get throws {
             var object: [String: Any] = [
-                "model": request.name, "parameters": request.blueprint.parameterCount, "device": plan.device.name,
+                "model": request.name, "parameters": request.training.blueprint.parameterCount,
+                "device": plan.device.name,
                 "devices": request.devices, "context": plan.setting.context, "batch": plan.setting.batch,
                 "rematerialise": plan.setting.memory.rematerialiseBlocks ? "block" : "none",
                 "bytes": Dictionary(uniqueKeysWithValues: memory), "bytesPerRank": plan.bytes,
@@ -275,16 +300,10 @@ private struct PlanReport {
                 "shardParameters": plan.setting.shardParameters,
             ]
             if let longest { object["longestContext"] = longest }
+            if let spread = request.spread {
+                object["stepSecondsSpread"] = [spread.lowerBound, spread.upperBound].map { $0 * plan.step.seconds }
+            }
             return object
         }
-    }
-}
-
-extension StepRehearsal.Setting {
-    /// What a config would say.
-    fileprivate var words: String {
-        "parallel: { data: \(mesh.data), sequence: \(mesh.sequence), tensor: \(mesh.tensor)"
-            + (shardParameters ? ", shardParameters: true" : "") + " },"
-            + " memory: { rematerialise: \(memory.rematerialiseBlocks ? "block" : "none") }"
     }
 }

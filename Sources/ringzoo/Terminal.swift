@@ -33,18 +33,6 @@ enum Terminal {
         return count
     }
 
-    /// 1.5 GiB, 12.0 MiB, 512 bytes.
-    static func bytes(_ count: Int) -> String {
-        let units = ["KiB", "MiB", "GiB", "TiB"]
-        var value = Double(count)
-        var unit = -1
-        while value >= 1024 && unit < units.count - 1 {
-            value /= 1024
-            unit += 1
-        }
-        return unit < 0 ? "\(count) bytes" : String(format: "%.1f %@", value, units[unit])
-    }
-
     /// 2 h 05 min, 3 min 20 s, 12 s.
     static func duration(_ seconds: Double) -> String {
         let whole = Int(seconds.rounded())

@@ -14,6 +14,7 @@ struct TrainCommand: ParsableCommand {
 
             The run's directory gets config.yaml (every key written out), metrics.jsonl (one object per step) and checkpoints/. \
             mpirun -n 4 ringzoo train run.yaml runs the same on four processes (parallel.sequence: 4). \
+            A step is planned first (ringzoo plan), and a run that cannot fit ends before it takes any memory. \
             SIGINT, SIGTERM and SIGUSR1 finish the step, save and end with code 75; --resume goes on, bit for bit.
             """)
 
@@ -24,18 +25,28 @@ struct TrainCommand: ParsableCommand {
     @Flag(
         help: "Show where the time of a step goes; also writes trace.json (for Perfetto) beside the metrics.")
     var profile = false
+    @Flag(help: "Start also where the plan says that memory does not suffice.") var unplanned = false
     @Flag(help: "Go on from the newest whole checkpoint of the run's directory.") var resume = false
 
     func run() throws {
         let extra = ranks.map { ["parallel.sequence=\($0)"] } ?? []
         let config = try RunConfig.load(path: config, overrides: overrides + extra)
         let run = try TrainingRun(config, in: ZooStandard.zoo(), threads: Terminal.threads())
+        if !unplanned { try requireMemory(run) }
         let stop = StopRequest()
         let signals = StopSignals(stop)
         let progress = TrainingProgress()
         let summary = try run.train(resume: resume, profile: profile, stop: stop) { progress.show($0) }
         signals.end()
         if summary.interrupted { throw ExitCode(RingZooError.Code.interrupted.exitCode) }
+    }
+
+    private func requireMemory(_ run: TrainingRun) throws {
+        do {
+            try run.requireMemory()
+        } catch let error as RingZooError where error.code == .config {
+            Terminal.note("memory was not planned: \(error.message)")
+        }
     }
 }
 
@@ -99,7 +110,7 @@ final class TrainingProgress: Sendable {
     private func step(_ measure: StepMeasure) {
         let report = measure.report
         let left = Double(measure.lastStep - report.step) * measure.seconds
-        let peak = Terminal.bytes(measure.peakBytes.max() ?? 0)
+        let peak = byteText(measure.peakBytes.max() ?? 0)
         let text =
             "step \(report.step)/\(measure.lastStep)  loss \(Terminal.number(report.loss))\(report.skipped ? " (skipped)" : "")  "
             + "\(Int(measure.tokensPerSecond)) tokens/s  peak \(peak) a rank  left \(Terminal.duration(left))"

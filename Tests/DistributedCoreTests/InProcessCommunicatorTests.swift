@@ -32,6 +32,18 @@ import Testing
         #expect(Set(devices.map(ObjectIdentifier.init)).count == 4)
     }
 
+    @Test func whatWasNotExpectedIsAnError() throws {
+        func exchange(expecting shape: [Int]) throws {
+            _ = try InProcessRanks.run(2) { ranks, device in
+                let messages = (0..<2).map { _ in Message([Tensor.zeros([ranks.rank + 1], on: device)]) }
+                _ = try ranks.allToAll(messages) { sender in [sender == 0 ? [1] : shape] }
+            }
+        }
+        try exchange(expecting: [2])
+        let error = #expect(throws: RingZooError.self) { try exchange(expecting: [3]) }
+        #expect(error?.message.contains("expected [[3]] from rank 1, got [[2]]") == true)
+    }
+
     /// Ring all-gather would send the same, all-to-all likewise; the sums of this communicator are one exchange each.
     @Test func collectivesCountWhatGoesToOthers() throws {
         let ranks = 4
@@ -71,7 +83,7 @@ import Testing
 
     @Test func subgroupsOfSubgroupsWork() throws {
         let sums = try InProcessRanks.run(8) { communicator, _ in
-            let half = try communicator.split(color: communicator.rank / 4)
+            let half = try communicator.split { $0 / 4 }
             let quarter = try half.split(color: half.rank % 2)
             return try quarter.allReduce(Double(communicator.rank))
         }

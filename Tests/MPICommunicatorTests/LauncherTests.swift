@@ -5,12 +5,16 @@ import Testing
 /// What started a process is read from its environment alone.
 @Suite struct LauncherTests {
     @Test func launchersAreToldApart() throws {
-        let open = try #require(Launcher(["OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "PMIX_RANK": "2"]))
-        #expect(open.family == .openMPI && open.rank == 2 && open.size == 4)
-        let mpich = try #require(Launcher(["PMI_RANK": "0", "PMI_SIZE": "3"]))
-        #expect(mpich.family == .mpich && mpich.rank == 0 && mpich.size == 3)
+        let open = try #require(
+            Launcher([
+                "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+                "PMIX_RANK": "2",
+            ]))
+        #expect(open.family == .openMPI && open.rank == 2 && open.size == 4 && open.ranksHere == 2)
+        let mpich = try #require(Launcher(["PMI_RANK": "0", "PMI_SIZE": "3", "MPI_LOCALNRANKS": "1"]))
+        #expect(mpich.family == .mpich && mpich.rank == 0 && mpich.size == 3 && mpich.ranksHere == 1)
         let pmi2 = try #require(Launcher(["PMI_RANK": "5", "PMI_SIZE": "8", "SLURM_PROCID": "5"]))
-        #expect(pmi2.family == nil && pmi2.name == "srun" && pmi2.size == 8)
+        #expect(pmi2.family == nil && pmi2.name == "srun" && pmi2.size == 8 && pmi2.ranksHere == nil)
         let pmix = try #require(Launcher(["PMIX_RANK": "1", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"]))
         #expect(pmix.family == nil && pmix.rank == 1 && pmix.size == 2)
     }

@@ -26,6 +26,15 @@ import ZooCore
         ],
         ["attention.backend=ring", "parallel.sequence=3", "parallel.shares=[3, 1, 2]", "data.context=97"],
         ["attention.backend=ulysses", "parallel.sequence=2", "data.context=97"],
+        ["attention.backend=ulysses", "parallel.sequence=2", "parallel.shares=[1, 3]", "attention.layout=striped"],
+        // Two key/value heads for three ranks: one has none.
+        ["attention.backend=ulysses", "parallel.sequence=3", "memory.rematerialise=block"],
+        ["attention.backend=ulysses", "parallel.sequence=3", "parallel.shares=[3, 1, 2]", "data.context=97"],
+        ["attention.backend=mesh", "parallel.sequence=4", "attention.headRanks=2"],
+        ["attention.backend=mesh", "parallel.sequence=4", "attention.layout=contiguous", "data.context=97"],
+        ["attention.backend=mesh", "parallel.sequence=6", "attention.headRanks=3", "attention.layout=striped"],
+        ["attention.backend=mesh", "parallel.sequence=4", "parallel.shares=[3, 1, 2, 2]", "precision=bf16"],
+        ["attention.backend=gather", "parallel.sequence=3", "data.context=97"],
     ]
     /// No test asks for the time.
     private static let speed = DeviceSpeed(products: 1e12, attention: 1e12, memory: 1e11, launch: 1e-6)
@@ -35,8 +44,7 @@ import ZooCore
         var setting = StepRehearsal.Setting(of: job.run)
         setting.rank = rank
         return try StepRehearsal(
-            of: job.run.blueprint, setting, on: Self.speed, workers: workers, link: Self.link
-        ) { try job.run.attention.make(over: $0) }
+            of: PlannedTraining(job.run), setting, on: Self.speed, workers: workers, link: Self.link)
     }
 
     @Test(arguments: settings)
@@ -45,13 +53,25 @@ import ZooCore
         let measured = try job.onRanks { trainer, device in
             device.ledger.resetPeak()
             _ = try trainer.takeStep()
-            return MemoryKind.allCases.map { device.ledger.peak($0) }
+            return MemoryKind.allCases.map { device.ledger.peak($0) } + [device.ledger.peakOfAll]
         }
         for (world, peaks) in measured.enumerated() {
             let rank = world / job.run.mesh.tensor % job.run.mesh.sequence
             let rehearsal = try rehearse(job, rank: rank)
-            #expect(MemoryKind.allCases.map { rehearsal.peakBytes[$0]! } == peaks, "\(settings), rank \(rank)")
+            let rehearsed = MemoryKind.allCases.map { rehearsal.peakBytes[$0]! } + [rehearsal.peakOfAll]
+            #expect(rehearsed == peaks, "\(settings), rank \(rank)")
         }
+    }
+
+    /// Three ranks do not divide rows of 64: the peers' pieces are not as large as this rank's.
+    @Test func unevenRowsAreRefused() throws {
+        let sharded = ["attention.backend=ring", "parallel.sequence=3", "parallel.shardParameters=true"]
+        let error = fault { _ = try rehearse(Job(sharded), rank: 0) }
+        #expect(error?.code == .config && error?.message.contains("3 ranks") == true)
+        let job = try Job("attention.backend=ring", "parallel.sequence=3")
+        let device = PlannedDevice(name: "small", memory: 1, peak: 1e12, speed: Self.speed, link: Self.link)
+        let settings = try Planner(PlannedTraining(job.run), on: device).settings(.init(of: job.run), ranks: 3)
+        #expect(!settings.isEmpty && settings.allSatisfy { !$0.shardParameters })
     }
 
     /// FLOPs of products are 2 a parameter and token forward and 4 backward, but for the embedding, whose rows are looked up.
@@ -73,9 +93,8 @@ import ZooCore
         func waiting(_ bandwidth: Double) throws -> Double {
             let setting = StepRehearsal.Setting(of: job.run)
             let step = try StepRehearsal(
-                of: job.run.blueprint, setting, on: Self.speed, workers: 1,
-                link: LinkSpeed(bandwidth: bandwidth, latency: 0)
-            ) { try job.run.attention.make(over: $0) }
+                of: PlannedTraining(job.run), setting, on: Self.speed, workers: 1,
+                link: LinkSpeed(bandwidth: bandwidth, latency: 0))
             let gradients = 2 * 3 / 4 * Double(4 * job.run.blueprint.parameterCount) / bandwidth
             return step.spending[.communication]!.seconds - gradients
         }
@@ -93,7 +112,7 @@ import ZooCore
         func longest(_ settings: [String]) throws -> Int {
             let job = try Job(settings + ["model.layers=8", "data.batch=1", "memory.rematerialise=block"])
             let device = PlannedDevice(name: "small", memory: 48 << 20, peak: 1e12, speed: Self.speed, link: Self.link)
-            let planner = Planner(job.run.blueprint, on: device) { try job.run.attention.make(over: $0) }
+            let planner = Planner(PlannedTraining(job.run), on: device)
             return try planner.longestContext(StepRehearsal.Setting(of: job.run))
         }
         let one = try longest([])
@@ -108,7 +127,7 @@ import ZooCore
         for megabytes in [4, 16, 200] {
             let device = PlannedDevice(
                 name: "small", memory: megabytes << 20, peak: 1e12, speed: Self.speed, link: Self.link)
-            let planner = Planner(job.run.blueprint, on: device) { try job.run.attention.make(over: $0) }
+            let planner = Planner(PlannedTraining(job.run), on: device)
             var setting = StepRehearsal.Setting(of: job.run)
             setting.context = try planner.longestContext(setting)
             #expect(try planner.plan(setting).fits, "\(megabytes) MiB, \(setting.context) tokens")

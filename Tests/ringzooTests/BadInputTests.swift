@@ -79,7 +79,14 @@ import ZooCore
         Case(name: "weights are empty", settings: ["model={from: EMPTY}"], code: 65, words: ["EMPTY"]),
         Case(
             name: "budget too small", settings: ["memory.budget=64KiB"], code: 1,
-            words: ["out of memory budget", "65536 bytes", "memory.rematerialise: block"]),
+            words: ["this run does not fit", "memory.budget is 64.0 KiB", "a larger memory.budget"]),
+        Case(
+            name: "more than any machine has",
+            settings: [
+                "model.width=16384", "model.heads=128", "model.keyHeads=128", "model.feedForward=65536",
+                "model.layers=64",
+            ], code: 1,
+            words: ["this run does not fit", "TiB", "for optimizer state", "a smaller model", "--unplanned"]),
         Case(
             name: "loss not finite", settings: ["optimizer.rate=1e30", "optimizer.clip=none", "optimizer.warmup=0"],
             code: 1,
@@ -107,6 +114,18 @@ import ZooCore
         #expect(result.said.contains("error: "))
         for words in wrong.words { #expect(result.said.contains(named(words)), "\(result.said)") }
         #expect(folder.steps("run").isEmpty)
+        if result.said.contains("does not fit") { #expect(!FileManager.default.fileExists(atPath: folder.file("run"))) }
+    }
+
+    /// Who knows better starts anyway, and then the ledger ends the run.
+    @Test func aPlanCanBeOverruled() throws {
+        let folder = try TrainingFolder()
+        let arguments = ["train", try folder.config("run"), "--set", "memory.budget=64KiB", "--unplanned"]
+        let result = try TrainingProgram.run(arguments, in: folder)
+        #expect(result.code == 1)
+        for words in ["out of memory budget", "65536 bytes", "memory.rematerialise: block"] {
+            #expect(result.said.contains(words), "\(result.said)")
+        }
     }
 
     @Test(arguments: [

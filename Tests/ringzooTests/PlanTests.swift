@@ -26,7 +26,25 @@ import Testing
         let step = try #require(JSONSerialization.jsonObject(with: Data(last.utf8)) as? [String: Any])
         let bytes = try #require(plan["bytes"] as? [String: Int])
         #expect(bytes["activations and ring buffers"] == (step["peakBytes"] as? [Int])?.max())
+        #expect(plan["device"] as? String == "this machine" && plan["stepSecondsSpread"] is [Double])
         #expect(plan["fits"] as? Bool == true && (plan["longestContext"] as? Int ?? 0) > 64)
+    }
+
+    @Test func aConfigCanBePlannedForOtherDevices() throws {
+        let folder = try TemporaryFolder()
+        try folder.write("corpus.txt", String(repeating: "The harbour lies still. ", count: 100))
+        try folder.write(
+            "run.yaml",
+            """
+            model: { name: llama, preset: debug }
+            data: { path: corpus.txt, context: 64, batch: 2 }
+            run: { directory: out, steps: 2 }
+            """)
+        let text = try Tool.succeed("plan", "run.yaml", "--device", "h100-80g", in: folder).text
+        #expect(text.contains("on 1 x h100-80g") && !text.contains("while measured"))
+        try Tool.fail(
+            64, ["--device h100-80g and --measure"], "plan", "run.yaml", "--device", "h100-80g", "--measure", in: folder
+        )
     }
 
     @Test func whatDoesNotFitIsSaidWithAReason() throws {

@@ -6,10 +6,11 @@ public struct LinkSpeed: Sendable, Hashable, Codable {
     public var bandwidth: Double
     /// Seconds from the start of a message to its first byte.
     public var latency: Double
+    /// Whether messages travel while a rank computes. Between threads they do not: the receiver copies when it waits.
+    public var overlaps: Bool
 
-    public init(bandwidth: Double, latency: Double) {
-        self.bandwidth = bandwidth
-        self.latency = latency
+    public init(bandwidth: Double, latency: Double, overlaps: Bool = true) {
+        (self.bandwidth, self.latency, self.overlaps) = (bandwidth, latency, overlaps)
     }
 
     public func seconds(_ bytes: Int) -> Double { latency + Double(bytes) / bandwidth }
@@ -17,7 +18,7 @@ public struct LinkSpeed: Sendable, Hashable, Codable {
 
 /// The link of one rank, which all its groups share.
 public final class RehearsalLink: Sendable {
-    private let speed: LinkSpeed
+    let speed: LinkSpeed
     /// When all that was given to it has been sent: messages go one after the other.
     private let free = Mutex(0.0)
 

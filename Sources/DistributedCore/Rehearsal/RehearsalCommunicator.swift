@@ -4,28 +4,39 @@ import TensorCore
 
 /// One rank of a group that is not there: what its peers would send arrives as memory without values, at the time it would arrive.
 ///
-/// All ranks are taken to do the same at the same time, so a peer's message has the size of this rank's own. The positions of a
-/// key block on its way around the ring are those of the rank it would come from.
+/// All ranks are taken to do the same at the same time, each with its own part of the sequence. So a peer's message is this rank's own,
+/// but for the tokens where it is about tokens: those of a key block on its way around the ring are of the rank it would come from.
 public final class RehearsalCommunicator: Communicator {
     public let name = "rehearsal"
     public let rank: Int
-    public let size: Int
+    public var size: Int { members.count }
     public var device: any Device { clock }
     private let clock: RehearsalDevice
     private let link: RehearsalLink
-    /// What each rank holds, to know whose block comes next.
+    /// What each rank of the whole sequence holds, to know whose block comes next.
     private let shards: [Positions]
+    /// The ranks of this group by their numbers in the whole sequence.
+    private let members: [Int]
+    /// The group this one was split from; what is sent here counts there too.
+    private let parent: RehearsalCommunicator?
     private let sent = Mutex(Traffic())
 
-    public init(
+    /// - Parameter length: tokens of the sequence that these ranks share.
+    public convenience init(
         rank: Int, size: Int, length: Int, layout: SequenceLayout, shares: [Int]? = nil, link: RehearsalLink,
         on device: RehearsalDevice
     ) {
-        self.rank = rank
-        self.size = size
-        self.link = link
-        clock = device
-        shards = layout.shards(length: length, size: size, shares: shares)
+        self.init(
+            rank: rank, members: Array(0..<size), of: layout.shards(length: length, size: size, shares: shares),
+            link: link, on: device, splitFrom: nil)
+    }
+
+    private init(
+        rank: Int, members: [Int], of shards: [Positions], link: RehearsalLink, on device: RehearsalDevice,
+        splitFrom parent: RehearsalCommunicator?
+    ) {
+        (self.rank, self.members, self.shards) = (rank, members, shards)
+        (self.link, clock, self.parent) = (link, device, parent)
     }
 
     public var traffic: Traffic { sent.withLock { $0 } }
@@ -35,6 +46,7 @@ public final class RehearsalCommunicator: Communicator {
             $0.messages += messages
             $0.bytes += bytes
         }
+        parent?.count(messages, bytes)
     }
 
     /// Lets `messages` of so many bytes pass one after the other.
@@ -47,6 +59,11 @@ public final class RehearsalCommunicator: Communicator {
 
     /// When a message that is started now has arrived.
     private func arrival(_ bytes: Int) -> Double { link.arrival(bytes, sentAt: clock.clock) }
+
+    /// Waits for what was on its way while this rank computed.
+    private func waitForArrival(_ arrival: Double, _ bytes: Int) {
+        clock.wait(until: link.speed.overlaps ? arrival : clock.clock + link.speed.seconds(bytes))
+    }
 
     private func copy(_ message: Message) -> Message {
         Message(
@@ -63,7 +80,8 @@ public final class RehearsalCommunicator: Communicator {
         let arrival = receiver == nil && sender == nil ? 0 : arrival(message.byteCount)
         let arriving = sender.map { sender in
             // At hop h a rank sends what belongs to the block of rank - h.
-            hop.map { outline(message, for: shards[(sender - $0 + size) % size]) } ?? outline(message)
+            hop.map { outline(message, of: (rank - $0 + size) % size, for: (sender - $0 + size) % size) }
+                ?? outline(message)
         }
         return Shift(communicator: self, sending: packed, arriving: arriving, arrival: arrival)
     }
@@ -72,25 +90,45 @@ public final class RehearsalCommunicator: Communicator {
     private struct Outline: Sendable {
         var integers: [Int]
         var parts: [(shape: [Int], dtype: DType)]
+        var byteCount: Int { parts.reduce(0) { $0 + $1.shape.reduce($1.dtype.byteCount, *) } }
     }
 
     private func outline(_ message: Message) -> Outline {
         Outline(integers: message.integers, parts: message.tensors.map { ($0.shape, $0.dtype) })
     }
 
-    /// What a message about the tokens of one shard looks like for those of another, which may be more or fewer.
-    private func outline(_ message: Message, for other: Positions) -> Outline {
+    /// What a message about the tokens of member `owner` looks like for those of another member, which may be more or fewer.
+    private func outline(_ message: Message, of owner: Int, for other: Int) -> Outline {
         var outline = outline(message)
-        let positions = Positions.list(outline.integers)
-        if let first = positions.first, shards.contains(first) {
-            outline.integers = Positions.integers(positions.map { _ in other })
+        guard let first = outline.parts.first else { return outline }
+        let together = ranksTogether(holding: first.shape[tokenAxis(first.shape)], by: [owner, rank])
+        func tokens(of member: Int) -> Positions {
+            let first = members[member] / together * together
+            return Positions(runs: shards[first..<first + together].flatMap(\.runs))
         }
-        // Keys and values are [B, H, T, D], rows [B, H, T], documents [B, T].
+        let positions = Positions.list(outline.integers)
+        if positions.first == tokens(of: owner) {
+            outline.integers = Positions.integers(positions.map { _ in tokens(of: other) })
+        }
         for part in outline.parts.indices {
-            let axis = min(outline.parts[part].shape.count - 1, 2)
-            outline.parts[part].shape[axis] = other.count
+            outline.parts[part].shape[tokenAxis(outline.parts[part].shape)] = tokens(of: other).count
         }
         return outline
+    }
+
+    /// Keys and values are [B, H, T, D], rows [B, H, T], documents [B, T].
+    private func tokenAxis(_ shape: [Int]) -> Int { min(shape.count - 1, 2) }
+
+    /// How many neighbours have so many tokens together, one of these members among them: one, or as many as share heads where groups
+    /// of ranks are a ring.
+    private func ranksTogether(holding count: Int, by holders: [Int]) -> Int {
+        for holder in holders {
+            for size in 1...shards.count where shards.count % size == 0 {
+                let first = members[holder] / size * size
+                if shards[first..<first + size].reduce(0, { $0 + $1.count }) == count { return size }
+            }
+        }
+        return 1
     }
 
     private func tensors(_ outline: Outline) -> [Tensor] {
@@ -110,7 +148,7 @@ public final class RehearsalCommunicator: Communicator {
         }
 
         func wait() -> Message? {
-            communicator.clock.wait(until: arrival)
+            communicator.waitForArrival(arrival, arriving?.byteCount ?? 0)
             let message = arriving.map { Message(communicator.tensors($0), integers: $0.integers) }
             sending.withLock { $0 = [] }
             return message
@@ -129,8 +167,8 @@ public final class RehearsalCommunicator: Communicator {
         let arrival: Double
 
         func wait() -> [Message] {
-            communicator.clock.wait(until: arrival)
-            return (0..<communicator.size).map { _ in communicator.copy(message) }
+            communicator.waitForArrival(arrival, (communicator.size - 1) * message.byteCount)
+            return communicator.received(like: message)
         }
     }
 
@@ -138,34 +176,52 @@ public final class RehearsalCommunicator: Communicator {
         if size == 1 { return tensor }
         let sum = Tensor.zeros(tensor.shape, tensor.dtype, on: clock)
         // Each rank sums one piece, and all collect the pieces: one of them is held beside the sum at any time.
-        let piece = (tensor.elementCount + size - 1) / size
-        withExtendedLifetime(Tensor(uninitialised: [piece], tensor.dtype, on: clock)) {
-            exchange(2 * (size - 1), tensor.byteCount / size)
-        }
+        let piece = Tensor(uninitialised: [(tensor.elementCount + size - 1) / size], tensor.dtype, on: clock)
+        exchange(2 * (size - 1), tensor.byteCount / size)
+        for _ in 0..<size { clock.binary(.add, piece, piece, into: piece) }
+        for _ in 1..<size { clock.copy(piece, into: piece) }
         return sum
     }
 
     public func reduceScatter(_ tensor: Tensor) throws -> Tensor {
         exchange(size - 1, tensor.byteCount / size)
         let rows = Range.piece(rank, of: size, count: tensor.shape[0]).count
-        return Tensor(uninitialised: [rows] + tensor.shape.dropFirst(), tensor.dtype, on: clock)
+        let sum = Tensor(uninitialised: [rows] + tensor.shape.dropFirst(), tensor.dtype, on: clock)
+        for _ in 0..<size { clock.binary(.add, sum, sum, into: sum) }
+        return sum
     }
 
     public func allToAll(_ messages: [Message]) throws -> [Message] {
-        let own = messages[rank]
-        // What tells its tokens' positions is about this rank's; the others send the same about theirs.
-        let tellsPositions = own.integers == Positions.integers([shards[rank], shards[rank]])
-        if tellsPositions && messages.contains(where: { $0.byteCount != own.byteCount }) {
-            throw RingZooError(
-                .config, "a plan takes all ranks to do the same, but heads do not divide evenly among \(size) ranks",
-                tried: ["a number of ranks that divides the key/value heads would work, or strategy ring"])
+        exchange(messages)
+        return received(like: messages[rank])
+    }
+
+    /// What every rank sends here where this one sends `own` to itself. If that tells this rank's positions, for queries or keys or both,
+    /// the others tell theirs.
+    private func received(like own: Message) -> [Message] {
+        let positions = shards[members[rank]]
+        let tellsPositions = [[positions], [positions, positions]].contains {
+            own.integers == Positions.integers($0)
         }
-        for (peer, message) in messages.enumerated() where peer != rank { exchange(1, message.byteCount) }
         return (0..<size).map { peer in
             if !tellsPositions || peer == rank { return copy(own) }
-            let arriving = outline(own, for: shards[peer])
+            let arriving = outline(own, of: rank, for: peer)
             return Message(tensors(arriving), integers: arriving.integers)
         }
+    }
+
+    public func allToAll(_ messages: [Message], expecting shapes: (_ sender: Int) -> [[Int]]) throws -> [Message] {
+        exchange(messages)
+        return (0..<size).map { peer in
+            let tensors = zip(shapes(peer), messages[rank].tensors).map { shape, own in
+                Tensor(uninitialised: shape, own.dtype, on: clock)
+            }
+            return Message(tensors)
+        }
+    }
+
+    private func exchange(_ messages: [Message]) {
+        for (peer, message) in messages.enumerated() where peer != rank { exchange(1, message.byteCount) }
     }
 
     public func broadcast(_ message: Message, from root: Int) throws -> Message {
@@ -177,7 +233,14 @@ public final class RehearsalCommunicator: Communicator {
 
     public func split(color: Int) throws -> any Communicator {
         throw RingZooError(
-            .config, "a plan has one group of ranks, and this strategy splits them",
-            tried: ["strategy ring, gather or ulysses would work"])
+            .config, "a plan has one rank, which cannot ask the others for their colors",
+            tried: ["split(by:), by a function of the rank, would work"])
+    }
+
+    public func split(by color: (_ rank: Int) -> Int) -> any Communicator {
+        let ranks = (0..<size).filter { color($0) == color(rank) }
+        return RehearsalCommunicator(
+            rank: ranks.firstIndex(of: rank)!, members: ranks.map { members[$0] }, of: shards, link: link, on: clock,
+            splitFrom: self)
     }
 }

@@ -13,10 +13,11 @@ public final class RehearsalDevice: Device {
         case communication
     }
 
-    /// Seconds, and floating-point operations of products and attention.
+    /// Seconds, floating-point operations of products and attention, and bytes of everything else.
     public struct Spending: Sendable, Hashable {
         public var seconds = 0.0
         public var flops = 0.0
+        public var bytes = 0.0
     }
 
     public let name = "rehearsal"
@@ -25,11 +26,14 @@ public final class RehearsalDevice: Device {
     public let speed: DeviceSpeed
     /// Worker threads of the device that is stood in for; kernels ask for memory per thread.
     public let workers: Int
+    /// Where each operation is noted; nil for nowhere.
+    public let log: OperationLog?
     private let books = Mutex((clock: 0.0, parts: [Part: Spending]()))
 
-    public init(speed: DeviceSpeed, workers: Int) {
+    public init(speed: DeviceSpeed, workers: Int, log: OperationLog? = nil) {
         self.speed = speed
         self.workers = workers
+        self.log = log
     }
 
     /// Seconds since the start of the rehearsal, or the last `startClock`.
@@ -44,28 +48,44 @@ public final class RehearsalDevice: Device {
     public func spend(_ part: Part, flops: Double = 0, rate: Double? = nil, bytes: Double = 0) {
         let computing = rate.map { flops / $0 } ?? 0
         let seconds = speed.launch + max(computing, bytes / speed.memory)
-        add(part, seconds, flops)
+        add(part, seconds, flops, bytes)
     }
 
     /// Waits until the clock shows `time`.
     public func wait(until time: Double) {
-        add(.communication, max(0, time - clock), 0)
+        add(.communication, max(0, time - clock), 0, 0)
     }
 
-    private func add(_ part: Part, _ seconds: Double, _ flops: Double) {
+    private func add(_ part: Part, _ seconds: Double, _ flops: Double, _ bytes: Double) {
         books.withLock { books in
             books.clock += seconds
             books.parts[part, default: Spending()].seconds += seconds
             books.parts[part, default: Spending()].flops += flops
+            books.parts[part, default: Spending()].bytes += bytes
         }
     }
 
-    /// An operation that reads or writes every element of these tensors once; broadcast elements are one element.
-    private func pass(over tensors: Tensor..., part: Part = .elements) {
-        let bytes = tensors.reduce(0) { sum, x in
-            sum + zip(x.shape, x.strides).reduce(x.dtype.byteCount) { $1.1 == 0 ? $0 : $0 * $1.0 }
+    /// An operation that reads or writes every element of its operands so many times, once where nothing is said; broadcast elements
+    /// are one element.
+    private func pass(
+        _ name: String, _ operands: [Tensor], times: [Int]? = nil, details: [Int] = [], part: Part = .elements,
+        _ operation: @escaping @Sendable (any Device, [Tensor]) -> Void
+    ) {
+        let bytes = zip(operands, times ?? operands.map { _ in 1 }).reduce(0) { sum, operand in
+            let (x, times) = operand
+            return sum + times * zip(x.shape, x.strides).reduce(x.dtype.byteCount) { $1.1 == 0 ? $0 : $0 * $1.0 }
         }
+        note(name, operands, details: details, part, bytes: Double(bytes), operation)
         spend(part, bytes: Double(bytes))
+    }
+
+    private func note(
+        _ name: String, _ operands: [Tensor], details: [Int] = [], _ part: Part, flops: Double = 0, bytes: Double = 0,
+        _ operation: @escaping @Sendable (any Device, [Tensor]) -> Void
+    ) {
+        log?.add(name, part, operands, details: details, flops: flops, bytes: bytes) { tensors in
+            operation(tensors[0].device, tensors)
+        }
     }
 
     // MARK: Memory
@@ -81,7 +101,9 @@ public final class RehearsalDevice: Device {
         ledger.remove(byteCount, kind)
     }
 
-    public func write(_ bytes: UnsafeRawBufferPointer, into out: Tensor) { pass(over: out) }
+    public func write(_ bytes: UnsafeRawBufferPointer, into out: Tensor) {
+        spend(.elements, bytes: Double(out.byteCount))
+    }
 
     public func read(_ x: Tensor, into bytes: UnsafeMutableRawBufferPointer) {
         bytes.initializeMemory(as: UInt8.self, repeating: 0)
@@ -91,65 +113,112 @@ public final class RehearsalDevice: Device {
 // MARK: The primitives
 
 extension RehearsalDevice {
-    public func fill(_ out: Tensor, with value: Double) { pass(over: out) }
-    public func copy(_ x: Tensor, into out: Tensor) { pass(over: x, out) }
-    public func unary(_ operation: UnaryOperation, _ x: Tensor, into out: Tensor) { pass(over: x, out) }
+    public func fill(_ out: Tensor, with value: Double) {
+        pass("fill", [out]) { $0.fill($1[0], with: value) }
+    }
+    public func copy(_ x: Tensor, into out: Tensor) {
+        pass("copy", [x, out]) { $0.copy($1[0], into: $1[1]) }
+    }
+    public func unary(_ operation: UnaryOperation, _ x: Tensor, into out: Tensor) {
+        pass("\(operation)", [x, out]) { $0.unary(operation, $1[0], into: $1[1]) }
+    }
     public func binary(_ operation: BinaryOperation, _ a: Tensor, _ b: Tensor, into out: Tensor) {
-        pass(over: a, b, out)
+        pass("\(operation)", [a, b, out]) { $0.binary(operation, $1[0], $1[1], into: $1[2]) }
     }
-    public func compare(_ operation: Comparison, _ a: Tensor, _ b: Tensor, into out: Tensor) { pass(over: a, b, out) }
+    public func compare(_ operation: Comparison, _ a: Tensor, _ b: Tensor, into out: Tensor) {
+        pass("\(operation)", [a, b, out]) { $0.compare(operation, $1[0], $1[1], into: $1[2]) }
+    }
     public func select(_ condition: Tensor, _ a: Tensor, _ b: Tensor, into out: Tensor) {
-        pass(over: condition, a, b, out)
+        pass("select", [condition, a, b, out]) { $0.select($1[0], $1[1], $1[2], into: $1[3]) }
     }
-    public func reduce(_ operation: Reduction, _ x: Tensor, axes: [Int], into out: Tensor) { pass(over: x, out) }
-    public func argmax(_ x: Tensor, into out: Tensor) { pass(over: x) }
+    public func reduce(_ operation: Reduction, _ x: Tensor, axes: [Int], into out: Tensor) {
+        pass("reduce \(operation)", [x, out], details: axes) { $0.reduce(operation, $1[0], axes: axes, into: $1[1]) }
+    }
+    public func argmax(_ x: Tensor, into out: Tensor) {
+        pass("argmax", [x, out]) { $0.argmax($1[0], into: $1[1]) }
+    }
 
     public func matmul(_ a: Tensor, _ b: Tensor, into out: Tensor, accumulate: Bool) {
         let flops = 2 * Double(out.elementCount) * Double(a.shape[a.rank - 1])
-        let bytes = Double(a.byteCount + b.byteCount + out.byteCount)
+        note("matmul", [a, b, out], details: [accumulate ? 1 : 0], .products, flops: flops) {
+            $0.matmul($1[0], $1[1], into: $1[2], accumulate: accumulate)
+        }
         // The CPU computes half precision in float32 copies.
-        let wide =
-            out.dtype == .float32 || out.dtype == .float64
-            ? []
-            : [a, b, out].map { x in
-                pass(over: x)
-                return Tensor(uninitialised: x.shape, .float32, on: self)
-            }
-        withExtendedLifetime(wide) { spend(.products, flops: flops, rate: speed.products, bytes: bytes) }
+        let isHalf = out.dtype != .float32 && out.dtype != .float64
+        let wide = isHalf ? [a, b, out].map { Tensor(uninitialised: $0.shape, .float32, on: self) } : []
+        let bytes = ([a, b, out] + wide).reduce(0) { $0 + $1.byteCount }
+        withExtendedLifetime(wide) { spend(.products, flops: flops, rate: speed.products, bytes: Double(bytes)) }
     }
 
-    public func gather(_ table: Tensor, _ indices: Tensor, into out: Tensor) { pass(over: out, out) }
-    public func scatterAdd(_ rows: Tensor, _ indices: Tensor, into out: Tensor) { pass(over: rows, rows, rows) }
-    public func swiGLU(_ gate: Tensor, _ up: Tensor, into out: Tensor) { pass(over: gate, up, out) }
-    public func swiGLUPullback(_ gate: Tensor, _ up: Tensor, _ g: Tensor, dGate: Tensor, dUp: Tensor) {
-        pass(over: gate, up, g, dGate, dUp)
+    public func gather(_ table: Tensor, _ indices: Tensor, into out: Tensor) {
+        pass("gather", [table, indices, out], times: [0, 1, 2]) { $0.gather($1[0], $1[1], into: $1[2]) }
     }
-    public func softmax(_ x: Tensor, into out: Tensor) { pass(over: x, out) }
-    public func softmaxPullback(_ p: Tensor, _ g: Tensor, into dx: Tensor) { pass(over: p, g, dx) }
-    public func rmsNorm(_ x: Tensor, weight: Tensor, epsilon: Double, into out: Tensor) { pass(over: x, out) }
+    public func scatterAdd(_ rows: Tensor, _ indices: Tensor, into out: Tensor) {
+        pass("scatterAdd", [rows, indices, out], times: [3, 1, 0]) { $0.scatterAdd($1[0], $1[1], into: $1[2]) }
+    }
+    public func swiGLU(_ gate: Tensor, _ up: Tensor, into out: Tensor) {
+        pass("swiGLU", [gate, up, out]) { $0.swiGLU($1[0], $1[1], into: $1[2]) }
+    }
+    public func swiGLUPullback(_ gate: Tensor, _ up: Tensor, _ g: Tensor, dGate: Tensor, dUp: Tensor) {
+        pass("swiGLUPullback", [gate, up, g, dGate, dUp]) {
+            $0.swiGLUPullback($1[0], $1[1], $1[2], dGate: $1[3], dUp: $1[4])
+        }
+    }
+    public func softmax(_ x: Tensor, into out: Tensor) {
+        pass("softmax", [x, out]) { $0.softmax($1[0], into: $1[1]) }
+    }
+    public func softmaxPullback(_ p: Tensor, _ g: Tensor, into dx: Tensor) {
+        pass("softmaxPullback", [p, g, dx]) { $0.softmaxPullback($1[0], $1[1], into: $1[2]) }
+    }
+    public func rmsNorm(_ x: Tensor, weight: Tensor, epsilon: Double, into out: Tensor) {
+        pass("rmsNorm", [x, weight, out]) { $0.rmsNorm($1[0], weight: $1[1], epsilon: epsilon, into: $1[2]) }
+    }
     public func rmsNormPullback(_ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, dx: Tensor, dw: Tensor) {
-        pass(over: x, g, dx)
+        pass("rmsNormPullback", [x, weight, g, dx, dw]) {
+            $0.rmsNormPullback($1[0], weight: $1[1], $1[2], epsilon: epsilon, dx: $1[3], dw: $1[4])
+        }
     }
     public func layerNorm(_ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Double, into out: Tensor) {
-        pass(over: x, out)
+        pass("layerNorm", [x, weight, bias, out]) {
+            $0.layerNorm($1[0], weight: $1[1], bias: $1[2], epsilon: epsilon, into: $1[3])
+        }
     }
     public func layerNormPullback(
         _ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, dx: Tensor, dw: Tensor, db: Tensor
-    ) { pass(over: x, g, dx) }
-    public func rotary(_ x: Tensor, cosine: Tensor, sine: Tensor, sign: Double, into out: Tensor) { pass(over: x, out) }
+    ) {
+        pass("layerNormPullback", [x, weight, g, dx, dw, db]) {
+            $0.layerNormPullback($1[0], weight: $1[1], $1[2], epsilon: epsilon, dx: $1[3], dw: $1[4], db: $1[5])
+        }
+    }
+    public func rotary(_ x: Tensor, cosine: Tensor, sine: Tensor, sign: Double, into out: Tensor) {
+        pass("rotary", [x, cosine, sine, out]) {
+            $0.rotary($1[0], cosine: $1[1], sine: $1[2], sign: sign, into: $1[3])
+        }
+    }
     public func crossEntropy(_ logits: Tensor, targets: Tensor, scale: Double, losses: Tensor, gradient: Tensor?) {
-        pass(over: logits, logits)
+        let operands = [logits, targets, losses] + (gradient.map { [$0] } ?? [])
+        pass("crossEntropy", operands) {
+            $0.crossEntropy(
+                $1[0], targets: $1[1], scale: scale, losses: $1[2], gradient: $1.count > 3 ? $1[3] : nil)
+        }
     }
     public func random(_ distribution: RandomDistribution, key: UInt64, rows: [UInt64], into out: Tensor) {
-        pass(over: out)
+        pass("random", [out], details: [rows.count]) { $0.random(distribution, key: key, rows: rows, into: $1[0]) }
     }
     public func adamW(_ step: AdamWStep, weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor) {
-        pass(over: weight, weight, gradient, m, m, v, v, part: .optimizer)
+        pass("adamW", [weight, gradient, m, v], times: [2, 1, 2, 2], part: .optimizer) {
+            $0.adamW(step, weight: $1[0], gradient: $1[1], m: $1[2], v: $1[3])
+        }
     }
     public func sgd(
         rate: Double, momentum: Double, decay: Double, gradientScale: Double, weight: Tensor, gradient: Tensor,
         buffer: Tensor?
     ) {
-        pass(over: weight, weight, gradient, part: .optimizer)
+        let operands = [weight, gradient] + (buffer.map { [$0] } ?? [])
+        pass("sgd", operands, times: [2, 1, 2], part: .optimizer) {
+            $0.sgd(
+                rate: rate, momentum: momentum, decay: decay, gradientScale: gradientScale, weight: $1[0],
+                gradient: $1[1], buffer: $1.count > 2 ? $1[2] : nil)
+        }
     }
 }

@@ -25,6 +25,8 @@ public struct StepRehearsal: Sendable, Hashable {
         public var shares: [Int]?
         public var precision = NeuralCore.Precision.float32
         public var memory = SequenceContext.MemoryPlan()
+        /// Bytes of activations and ring buffers that a rank may hold (`memory.budget`); nil for as many as there are.
+        public var budget: Int?
 
         public init(context: Int) { self.context = context }
 
@@ -39,11 +41,21 @@ public struct StepRehearsal: Sendable, Hashable {
             shares = run.plan.shares
             precision = run.plan.precision
             memory = run.plan.memory
+            budget = run.config.memory.budget
+        }
+
+        /// How the work is shared and what is computed again, in the words of a config.
+        public var words: String {
+            "parallel: { data: \(mesh.data), sequence: \(mesh.sequence), tensor: \(mesh.tensor)"
+                + (shardParameters ? ", shardParameters: true" : "") + " },"
+                + " memory: { rematerialise: \(memory.rematerialiseBlocks ? "block" : "none") }"
         }
     }
 
     /// Most bytes at once, by kind.
     public let peakBytes: [MemoryKind: Int]
+    /// Most bytes at once, of all kinds together.
+    public let peakOfAll: Int
     public let seconds: Double
     public let spending: [RehearsalDevice.Part: RehearsalDevice.Spending]
     /// What this rank sends to those that share its sequence, and to all.
@@ -59,13 +71,13 @@ public struct StepRehearsal: Sendable, Hashable {
     public var flops: Double { spending.values.reduce(0) { $0 + $1.flops } }
 
     /// - Parameters:
-    ///   - attention: the backend over this communicator.
     ///   - workers: threads of the rank's device.
+    ///   - log: where each operation is noted.
     public init(
-        of blueprint: any ModelBlueprint, _ setting: Setting, on speed: DeviceSpeed, workers: Int, link: LinkSpeed,
-        attention: (any Communicator) throws -> any AttentionBackend
+        of training: PlannedTraining, _ setting: Setting, on speed: DeviceSpeed, workers: Int, link: LinkSpeed,
+        log: OperationLog? = nil
     ) throws {
-        let device = RehearsalDevice(speed: speed, workers: workers)
+        let device = RehearsalDevice(speed: speed, workers: workers, log: log)
         let shared = RehearsalLink(link)
         func group(_ size: Int, rank: Int = 0) -> RehearsalCommunicator {
             RehearsalCommunicator(
@@ -80,7 +92,14 @@ public struct StepRehearsal: Sendable, Hashable {
             shape, shardParameters: setting.shardParameters,
             world: shape.ranks == shape.sequence ? ranks : group(shape.ranks), sequence: ranks, replicas: replicas,
             tensor: tensor)
-        let sharded = try ShardedBlueprint(blueprint, mesh.sharding)
+        let sharded = try ShardedBlueprint(training.blueprint, mesh.sharding)
+        let rowRanks = sharded.sharding.rows?.size ?? 1
+        if !sharded.hasEvenRows(over: rowRanks, tensorRanks: shape.tensor) {
+            throw RingZooError(
+                .config,
+                "a plan takes \(rowRanks) ranks to keep equally many rows of each parameter, which these do not",
+                tried: ["a number of ranks that divides the model's sizes would work"])
+        }
         var plan = TrainingPlan(
             steps: 2, schedule: try Schedule(.constant, rate: 1e-3, finalRate: 0, warmup: 0, steps: 2))
         plan.accumulate = setting.accumulate
@@ -88,20 +107,23 @@ public struct StepRehearsal: Sendable, Hashable {
         plan.shares = setting.shares
         plan.precision = setting.precision
         plan.memory = setting.memory
-        let backend = try attention(ranks)
-        func makeTrainer(_ model: some LanguageModel) -> any ModelTrainer {
+        let attention = training.attention
+        let backend = try log == nil ? attention.make(over: ranks) : attention.makeNoted(over: ranks)
+        func makeTrainer(_ model: some LanguageModel) throws -> any ModelTrainer {
             let loader = DataLoader(BlankRows(context: setting.context), rowsPerBatch: setting.batch, seed: 1)
             return Trainer(
-                model, optimizer: AdamW(for: model), loader: loader, plan: plan, attention: backend,
+                model, optimizer: try training.optimizer(model), loader: loader, plan: plan, attention: backend,
                 mesh: mesh)
         }
         // Nobody else holds the model, or its weights would be copied before they are updated.
-        var trainer = makeTrainer(try sharded.makeBlank(on: device))
+        var trainer = try makeTrainer(sharded.makeBlank(on: device))
         device.ledger.resetPeak()
         device.startClock()
+        log?.clear()
         _ = try trainer.takeStep()
         let kinds = MemoryKind.allCases.map { ($0, device.ledger.peak($0)) }
         peakBytes = Dictionary(uniqueKeysWithValues: kinds)
+        peakOfAll = device.ledger.peakOfAll
         seconds = device.clock
         spending = device.spending
         traffic = ranks.traffic
