@@ -95,7 +95,7 @@ let package = Package(
 
         // The ranks that MPICommunicatorTests starts with mpirun.
         .executableTarget(
-            name: "mpi-ranks", dependencies: ["MPICommunicator", "ConformanceKit"], path: "Tests/MPIRanks"),
+            name: "mpi-ranks", dependencies: ["MPICommunicator", "ConformanceKit", "ZooCore"], path: "Tests/MPIRanks"),
 
         tests(of: "TensorCore", ["ConformanceKit"]),
         tests(of: "AttentionCore", ["ConformanceKit"]),
@@ -119,7 +119,7 @@ let package = Package(
         tests(
             of: "Llama",
             ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TreeAttention", "TrainingCore"]),
-        tests(of: "ringzoo", ["ConformanceKit", "ZooStandard"]),
+        tests(of: "ringzoo", ["ConformanceKit", "ZooStandard", "mpi-ranks"]),
     ],
     swiftLanguageModes: [.v6]
 )
