@@ -92,6 +92,9 @@ let package = Package(
 
         .executableTarget(
             name: "context-law", dependencies: ["ZooStandard", argumentParser], path: "Benchmarks/ContextLaw"),
+        .executableTarget(
+            name: "slow-link", dependencies: ["ConformanceKit", "CPUAttention", "RingAttention", argumentParser],
+            path: "Benchmarks/SlowLink"),
 
         // The ranks that MPICommunicatorTests starts with mpirun.
         .executableTarget(
