@@ -93,11 +93,15 @@ let package = Package(
         .executableTarget(
             name: "context-law", dependencies: ["ZooStandard", argumentParser], path: "Benchmarks/ContextLaw"),
         .executableTarget(
-            name: "products", dependencies: ["BlockwiseAttention", "COpenBLAS", argumentParser], path: "Benchmarks/Products"),
+            name: "products", dependencies: ["BlockwiseAttention", "COpenBLAS", argumentParser],
+            path: "Benchmarks/Products"),
+        .executableTarget(
+            name: "slow-link", dependencies: ["ConformanceKit", "CPUAttention", "RingAttention", "BlockwiseAttention", argumentParser],
+            path: "Benchmarks/SlowLink"),
 
         // The ranks that MPICommunicatorTests starts with mpirun.
         .executableTarget(
-            name: "mpi-ranks", dependencies: ["MPICommunicator", "ConformanceKit"], path: "Tests/MPIRanks"),
+            name: "mpi-ranks", dependencies: ["MPICommunicator", "ConformanceKit", "ZooCore"], path: "Tests/MPIRanks"),
 
         tests(of: "TensorCore", ["ConformanceKit"]),
         tests(of: "AttentionCore", ["ConformanceKit"]),
@@ -121,7 +125,7 @@ let package = Package(
         tests(
             of: "Llama",
             ["ConformanceKit", "ZooStandard", "CPUAttention", "RingAttention", "TreeAttention", "TrainingCore"]),
-        tests(of: "ringzoo", ["ConformanceKit", "ZooStandard"]),
+        tests(of: "ringzoo", ["ConformanceKit", "ZooStandard", "mpi-ranks"]),
     ],
     swiftLanguageModes: [.v6]
 )

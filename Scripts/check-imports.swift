@@ -17,7 +17,7 @@ let coreLayers: [[String]] = [
     ["ZooCore"],
     ["ConformanceKit"],
     ["ZooStandard"],
-    ["ringzoo", "context-law", "mpi-ranks"],
+    ["ringzoo", "context-law", "products", "slow-link", "mpi-ranks"],
 ]
 let neighbourLayer = coreLayers.firstIndex(of: ["ConformanceKit"])!
 

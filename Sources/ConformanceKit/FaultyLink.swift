@@ -28,6 +28,7 @@ public struct FaultyLink: Link {
     private let link: any Link
     private let fault: Fault
     private let number: Int
+    private let operation: DistributedCore.Operation?
     private let delay: Double
     private let memory: Memory
 
@@ -38,17 +39,25 @@ public struct FaultyLink: Link {
 
     /// - Parameters:
     ///   - number: the packet that is harmed, counting from 0 those that this rank sends in all groups.
+    ///   - operation: counts the packets of this operation alone; nil for all.
     ///   - delay: seconds of `.delay`.
-    public init(_ link: any Link, _ fault: Fault, packet number: Int, delay: Double = 0) {
-        self.init(link, fault, number, delay, Memory())
+    public init(
+        _ link: any Link, _ fault: Fault, packet number: Int, of operation: DistributedCore.Operation? = nil,
+        delay: Double = 0
+    ) {
+        self.init(link, fault, number, operation, delay, Memory())
     }
 
-    private init(_ link: any Link, _ fault: Fault, _ number: Int, _ delay: Double, _ memory: Memory) {
-        (self.link, self.fault, self.number, self.delay, self.memory) = (link, fault, number, delay, memory)
+    private init(
+        _ link: any Link, _ fault: Fault, _ number: Int, _ operation: DistributedCore.Operation?, _ delay: Double,
+        _ memory: Memory
+    ) {
+        (self.link, self.fault, self.number, self.operation) = (link, fault, number, operation)
+        (self.delay, self.memory) = (delay, memory)
     }
 
     public func subgroup(_ members: [Int], context: Int) -> any Link {
-        FaultyLink(link.subgroup(members, context: context), fault, number, delay, memory)
+        FaultyLink(link.subgroup(members, context: context), fault, number, operation, delay, memory)
     }
 
     public func isWaiting(for what: String?) { link.isWaiting(for: what) }
@@ -56,13 +65,13 @@ public struct FaultyLink: Link {
     public func startReceive(from peer: Int) -> any Transfer<Packet> { link.startReceive(from: peer) }
 
     public func startSend(_ packet: Packet, to peer: Int) -> any Transfer<Void> {
-        let count = memory.next()
+        let turn = memory.turn(of: number, isCounted: isCounted(packet))
         if let held = memory.release(for: peer) {
             let transfer = link.startSend(packet, to: peer)
             _ = link.startSend(held, to: peer)
             return transfer
         }
-        if count < number || count > number && fault != .cutOff { return link.startSend(packet, to: peer) }
+        if turn == .before || turn == .after && fault != .cutOff { return link.startSend(packet, to: peer) }
         switch fault {
         case .drop, .cutOff:
             return Done()
@@ -90,6 +99,10 @@ public struct FaultyLink: Link {
         }
     }
 
+    private func isCounted(_ packet: Packet) -> Bool {
+        operation == nil || (try? PacketHeader(words: packet.header))?.operation == operation
+    }
+
     /// A copy with one bit of its middle byte changed.
     private func flipped(_ tensor: Tensor) -> Tensor {
         let out = Tensor(uninitialised: tensor.shape, tensor.dtype, on: device)
@@ -106,10 +119,15 @@ public struct FaultyLink: Link {
     private final class Memory: Sendable {
         private let state = Mutex<(count: Int, held: [Int: Packet])>((0, [:]))
 
-        func next() -> Int {
+        /// Whether a packet comes before the one that is harmed, is it, or comes after it.
+        enum Turn { case before, now, after }
+
+        func turn(of number: Int, isCounted: Bool) -> Turn {
             state.withLock { state in
+                if state.count > number { return .after }
+                if !isCounted { return .before }
                 state.count += 1
-                return state.count - 1
+                return state.count > number ? .now : .before
             }
         }
 

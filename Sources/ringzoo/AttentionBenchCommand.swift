@@ -43,6 +43,7 @@ struct AttentionBenchCommand: ParsableCommand {
         commandName: "bench", abstract: "Measure attention: medians of forward, and of forward and backward.",
         discussion: """
             Example: ringzoo attention bench --backends cpu,blas --shapes 1,8,8,4096,128 --mask causal --json
+                     mpirun -n 2 ringzoo attention bench --backends ring --shapes 1,4,4,8192,64 --mask causal
 
             FLOPs are 4 B H D for every visible pair of query and key, 3.5 times that for forward and backward; half of all pairs are visible \
             under a causal mask. The ceiling is what multiply-adds in registers reach on the same threads, measured beside each case; % is of \
@@ -54,7 +55,8 @@ struct AttentionBenchCommand: ParsableCommand {
     @OptionGroup var mask: MaskOptions
     @OptionGroup var terms: BenchTerms
     @Option(help: "float32, float64 or bf16.") var dtype = "float32"
-    @Option(help: "In-process ranks, for a distributed backend.") var ranks = 1
+    @Option(help: "Ranks of a distributed backend; 1, or as many as mpirun started, where left out.") var ranks: Int?
+    @Option(help: "What carries messages between ranks: auto, threads or mpi.") var link = ParallelSection.Link.auto
     @Option(help: "Layout of the sequence over ranks.") var layout = SequenceLayout.zigzag
     @OptionGroup var cut: CutOptions
     @Option(help: "Measure for at least this many seconds each.") var seconds = 1.0
@@ -70,13 +72,14 @@ struct AttentionBenchCommand: ParsableCommand {
         default:
             throw RingZooError(.usage, "--dtype is '\(dtype)'", tried: ["float32, float64 or bf16 would work"])
         }
-        if ranks < 1 { throw RingZooError(.usage, "--ranks is \(ranks)", tried: ["at least 1 would work"]) }
+        if let ranks, ranks < 1 { throw RingZooError(.usage, "--ranks is \(ranks)", tried: ["at least 1 would work"]) }
         let attentionMask = try mask.attentionMask()
-        try terms.check(ranks: ranks)
         let name = [mask.name, terms.name].filter { !$0.isEmpty }.joined(separator: " ")
         let zoo = try ZooStandard.zoo()
-        Terminal.note(Ringzoo.versionText)
-        if !json {
+        let all = try RankChoice(link: link, ranks: ranks, in: zoo)
+        try terms.check(ranks: all.ranks)
+        if all.holdsFirstRank { Terminal.note(Ringzoo.versionText) }
+        if !json && all.holdsFirstRank {
             print(
                 "backend   B   H Hkv       T    D  mask      dtype     forward s  GFLOP/s  % of ceiling   fwd+bwd s  GFLOP/s"
                     + "  % of ceiling        peak"
@@ -91,16 +94,17 @@ struct AttentionBenchCommand: ParsableCommand {
             }
             for backend in backends.split(separator: ",").map(String.init) {
                 let provider = try zoo.attention.entry(backend)
-                let ranks = provider.isDistributed ? ranks : 1
+                let group = try provider.isDistributed ? all : RankChoice(link: link, ranks: 1, in: zoo)
                 let choice = try AttentionChoice(
                     backend: backend, local: "auto", headRanks: provider.takesHeadRanks ? cut.headRanks : nil,
-                    ranks: ranks, in: zoo)
+                    ranks: group.ranks, in: zoo)
                 let shards = layout.shards(
-                    length: numbers[3], size: ranks,
-                    shares: provider.isDistributed ? try cut.sharesOfRanks(ranks) : nil)
+                    length: numbers[3], size: group.ranks,
+                    shares: provider.isDistributed ? try cut.sharesOfRanks(group.ranks) : nil)
                 let measure = try AttentionMeasurement(
-                    choice, numbers, attentionMask, terms, type, shards, seconds: seconds, runs: max(1, runs))
-                print(json ? try measure.json(name) : measure.row(name))
+                    choice, on: group, numbers, attentionMask, terms, type, shards, seconds: seconds,
+                    runs: max(1, runs))
+                if group.holdsFirstRank { print(json ? try measure.json(name) : measure.row(name)) }
             }
         }
     }
@@ -121,13 +125,13 @@ struct AttentionMeasurement {
     let peakBytes: Int
 
     init(
-        _ choice: AttentionChoice, _ shape: [Int], _ mask: AttentionMask, _ terms: BenchTerms, _ dtype: DType,
-        _ shards: [Positions], seconds: Double, runs minimumRuns: Int
+        _ choice: AttentionChoice, on group: RankChoice, _ shape: [Int], _ mask: AttentionMask, _ terms: BenchTerms,
+        _ dtype: DType, _ shards: [Positions], seconds: Double, runs minimumRuns: Int
     ) throws {
-        let threads = try Terminal.threads() ?? CPUDevice.defaultThreads
-        let ranks = shards.count
-        struct Times: Sendable { var forward, both, ceiling: Double; var peak: Int }
-        let times = try InProcessRanks.run(ranks, threads: threads) { communicator, device -> Times in
+        struct Times: Sendable { var forward, both, ceiling: Double; var peak, threads: Int }
+        let task = "\(choice.description) \(shape) \(mask) \(terms) \(dtype) \(shards) \(seconds) \(minimumRuns)"
+        let times = try group.run(as: RankIdentity(task: task), threads: Terminal.threads(), deadline: 60) {
+            communicator, device -> [Times] in
             let (B, H, Hkv, T, D) = (shape[0], shape[1], shape[2], shape[3], shape[4])
             let wide: DType = dtype == .float64 ? .float64 : .float32
             let keys = shards[communicator.rank]
@@ -183,13 +187,19 @@ struct AttentionMeasurement {
                 _ = try backend.backward(dOut: dOut, q: q, k: k, v: v, result, problem)
             }
             ceilings.append(try ceiling())
-            return Times(forward: forward, both: both, ceiling: ceilings.sorted()[1], peak: device.ledger.peak())
+            let own = Tensor([forward, both, ceilings.sorted()[1]], on: device)
+            let counts = [device.ledger.peak(), device.pool.workers]
+            return try communicator.allGather(Message([own], integers: counts)).map { message in
+                let (times, counts) = (message.tensors[0].doubles, message.integers)
+                return Times(
+                    forward: times[0], both: times[1], ceiling: times[2], peak: counts[0], threads: counts[1])
+            }
         }
         self.backend = choice.description
         self.shape = shape
         self.dtype = dtype
-        self.threads = threads
-        self.ranks = ranks
+        threads = times.map(\.threads).reduce(0, +)
+        ranks = times.count
         forwardSeconds = times.map(\.forward).max()!
         forwardBackwardSeconds = times.map(\.both).max()!
         peakBytes = times.map(\.peak).max()!

@@ -3,6 +3,7 @@ import DistributedCore
 import Foundation
 import MPICommunicator
 import TensorCore
+import ZooCore
 
 // One rank of a test: MPICommunicatorTests starts it with mpirun. What it finds goes to standard output.
 //
@@ -10,6 +11,7 @@ import TensorCore
 //   mpi-ranks rotate FAULT RANK PACKET       rotations in which one rank harms one packet
 //   mpi-ranks stop RANK SIGNAL               rotations in which one rank sends itself a signal
 //   mpi-ranks throw RANK                     rotations in which one rank fails
+//   mpi-ranks version NAME                   joins a run as a rank of another version of the program
 //   mpi-ranks late                           only starts, and waits three deadlines for the others
 //   mpi-ranks overlap MEGABYTES SECONDS [unchecked]
 //                                            what is left of a transfer behind work, without checksums or with them
@@ -60,6 +62,11 @@ func main() throws {
             try rotate(communicator) {
                 if $0 == 5 && communicator.rank == number(1) { throw RingZooError(.failed, "out of luck") }
             }
+        }
+    case "version":
+        let process = try MPIProcess.join(deadline: 30)
+        try process.run(threads: 1, rules) { communicator, _ in
+            try RankIdentity(version: arguments[1], task: "").agree(over: communicator)
         }
     case "late":
         let process = try MPIProcess.join(deadline: 3 * deadline)

@@ -176,13 +176,29 @@ struct TrainingProgram {
 
     let process: Process
     private let errorPath: String
+    private let ended = DispatchSemaphore(value: 0)
 
     /// Starts the program with one worker thread; what it says goes to a file in the folder.
     init(_ arguments: [String], in folder: TrainingFolder, environment: [String: String] = [:]) throws {
+        try self.init(program: Self.path, arguments, in: folder, environment)
+    }
+
+    /// Starts one command a rank, as processes of one job of Open MPI.
+    init(onRanks commands: [[String]], in folder: TrainingFolder) throws {
+        let ranks = commands.map { ["-n", "1"] + $0 }.joined(separator: [":"])
+        // Containers of tests run as root, which Open MPI refuses otherwise.
+        let permission = ["OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"]
+        try self.init(
+            program: #require(RankProgram.mpirun), ["--oversubscribe"] + ranks, in: folder, permission)
+    }
+
+    private init(
+        program: String, _ arguments: [String], in folder: TrainingFolder, _ environment: [String: String]
+    ) throws {
         errorPath = folder.file("said-\(UUID().uuidString).txt")
         _ = FileManager.default.createFile(atPath: errorPath, contents: nil)
         process = Process()
-        process.executableURL = URL(fileURLWithPath: Self.path)
+        process.executableURL = URL(fileURLWithPath: program)
         process.arguments = arguments
         process.environment = ProcessInfo.processInfo.environment.merging(
             ["RINGZOO_THREADS": "1"].merging(environment) { $1 }
@@ -191,6 +207,7 @@ struct TrainingProgram {
         process.standardError = file
         process.standardOutput = file
         process.standardInput = FileHandle.nullDevice
+        process.terminationHandler = { [ended] _ in ended.signal() }
         try process.run()
     }
 
@@ -202,8 +219,12 @@ struct TrainingProgram {
         return (program.wait(), program.said)
     }
 
-    /// The exit code, or minus the signal that ended it.
-    func wait() -> Int32 {
+    /// The exit code, or minus the signal that ended it. What takes longer than `limit` seconds is killed.
+    func wait(limit: Double = 300) -> Int32 {
+        if ended.wait(timeout: .now() + limit) == .timedOut {
+            send(SIGKILL)
+            Issue.record("\(process.arguments ?? []) did not end within \(limit) s: \(said)")
+        }
         process.waitUntilExit()
         return process.terminationReason == .uncaughtSignal ? -process.terminationStatus : process.terminationStatus
     }
@@ -216,6 +237,29 @@ struct TrainingProgram {
     }
 
     func send(_ signal: Int32) { kill(process.processIdentifier, signal) }
+
+    /// The process of a rank that Open MPI started.
+    func processIdentifier(ofRank rank: Int) -> pid_t? {
+        let launcher = process.processIdentifier
+        let children = try? String(contentsOfFile: "/proc/\(launcher)/task/\(launcher)/children", encoding: .utf8)
+        return (children ?? "").split(separator: " ").compactMap { pid_t($0) }.first { child in
+            let environment = FileManager.default.contents(atPath: "/proc/\(child)/environ") ?? Data()
+            return environment.split(separator: 0).contains(Data("OMPI_COMM_WORLD_RANK=\(rank)".utf8))
+        }
+    }
+}
+
+/// What starts processes as ranks, and a program that can be one of them.
+enum RankProgram {
+    /// Open MPI's; nil where it is not installed.
+    static let mpirun = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":").lazy.flatMap {
+        ["\($0)/mpirun.openmpi", "\($0)/mpirun"]
+    }.first { FileManager.default.isExecutableFile(atPath: $0) }
+    static let obstacle: Comment = "no mpirun on PATH (apt-get install openmpi-bin)"
+
+    /// Built beside the tests; see `Tests/MPIRanks`.
+    static let path = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
+        .appendingPathComponent("mpi-ranks").path
 }
 
 /// The real file system, with a hook before every call that changes the disk; it may throw, and may take its time.
