@@ -91,7 +91,8 @@ let package = Package(
             path: "Sources/ringzoo"),
 
         .executableTarget(
-            name: "context-law", dependencies: ["ZooStandard", argumentParser], path: "Benchmarks/ContextLaw"),
+            name: "context-law", dependencies: ["ZooStandard", "MPICommunicator", argumentParser],
+            path: "Benchmarks/ContextLaw"),
         .executableTarget(
             name: "slow-link", dependencies: ["ConformanceKit", "CPUAttention", "RingAttention", argumentParser],
             path: "Benchmarks/SlowLink"),
