@@ -1,5 +1,5 @@
 # `make test` and `make demo` do all set-up themselves. RINGZOO_DATA, where set, names a folder of real data for the tests.
-.PHONY: setup demo test test-all bench bench-peers format lint build
+.PHONY: setup demo test test-all bench bench-context bench-peers format lint build
 .NOTPARALLEL:
 
 swift_sources := Package.swift Sources Plugins Models Tests Scripts Benchmarks
@@ -34,6 +34,10 @@ demo: build
 
 bench: build
 	@Scripts/bench
+
+# The longest context of 1 to 8 processes, each under a hard memory limit; needs mpirun.
+bench-context: build
+	@Scripts/bench-context
 
 # RingZoo and PyTorch and JAX in turn; needs Python, and installs both into .build/peers.
 bench-peers: build

@@ -91,7 +91,8 @@ let package = Package(
             path: "Sources/ringzoo"),
 
         .executableTarget(
-            name: "context-law", dependencies: ["ZooStandard", argumentParser], path: "Benchmarks/ContextLaw"),
+            name: "context-law", dependencies: ["ZooStandard", "MPICommunicator", argumentParser],
+            path: "Benchmarks/ContextLaw"),
         .executableTarget(
             name: "products", dependencies: ["BlockwiseAttention", "COpenBLAS", argumentParser],
             path: "Benchmarks/Products"),

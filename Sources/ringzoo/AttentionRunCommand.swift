@@ -142,8 +142,11 @@ struct AttentionInputs: Sendable {
             mask.documents = .init(queries: own, keys: own)
             ids = documents.values(Int32.self)
         }
+        // A question to the whole bias: a rank that has one token has one row of it, too.
+        var sharesBias = false
         if let bias = try tensor("bias", on: device)?.cast(to: wide) {
-            mask.bias = bias.shape[2] == 1 ? bias : bias.shard(axis: 2, at: positions)
+            sharesBias = bias.shape[2] == 1
+            mask.bias = sharesBias ? bias : bias.shard(axis: 2, at: positions)
         }
         mask.sinks = try tensor("sinks", on: device)?.cast(to: wide)
         mask.alibiSlopes = try tensor("alibi", on: device)?.doubles
@@ -160,7 +163,7 @@ struct AttentionInputs: Sendable {
             part.bySequence["dk"] = gradients.k
             part.bySequence["dv"] = gradients.v
             if let dBias = gradients.bias {
-                if mask.bias!.shape[2] == 1 { part.shared["dbias"] = dBias } else { part.bySequence["dbias"] = dBias }
+                if sharesBias { part.shared["dbias"] = dBias } else { part.bySequence["dbias"] = dBias }
             }
             part.shared["dsinks"] = gradients.sinks
         }

@@ -1,10 +1,13 @@
 import ConformanceKit
 import DistributedCore
+import Foundation
 import TensorCore
 import Testing
 
 @Suite struct InProcessCommunicatorTests {
-    @Test(arguments: [1, 2, 3, 4, 5, 7, 8])
+    static let full = ProcessInfo.processInfo.environment["RINGZOO_TEST_ALL"] != nil
+
+    @Test(arguments: [1, 2, 3, 4, 5, 7, 8] + (full ? [16] : []))
     func conforms(_ ranks: Int) throws {
         let violations = try InProcessRanks.run(ranks, threads: ranks) { communicator, _ in
             try CommunicatorConformance.violations(of: communicator)

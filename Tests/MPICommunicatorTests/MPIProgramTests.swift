@@ -183,6 +183,17 @@ struct MPIProgramTests {
         #expect(part > 0 && part < whole / 3)
     }
 
+    @Test func processesMeasureAttention() throws {
+        let bench = ["attention", "bench", "--backends", "ring", "--shapes", "1,2,1,64,16", "--mask", "causal"]
+        let fast = ["--seconds", "0", "--runs", "1", "--json"]
+        let measure = try json(MPIJob.run(.openMPI, 2, "ringzoo", bench + fast))
+        #expect(measure["ranks"] as? Int == 2 && measure["threads"] as? Int == 2)
+        #expect(measure["forwardBackwardSeconds"] as? Double ?? 0 > 0)
+        // A backend of one rank has no use for the other process.
+        let one = try MPIJob.run(.openMPI, 2, "ringzoo", ["attention", "bench", "--backends", "cpu"] + fast)
+        #expect(one.code == 78 && one.output.contains("has 1 rank, but mpirun of Open MPI started 2"), "\(one.output)")
+    }
+
     @Test func processesComputeLogitsLikeThreads() throws {
         let checkpoint = try checkpoint()
         func logits(_ job: MPIJob.Result, _ file: String) throws -> [UInt8] {

@@ -2,6 +2,7 @@ import AttentionCore
 import CPUAttention
 import ConformanceKit
 import DistributedCore
+import Foundation
 import MeshAttention
 import RingAttention
 import TensorCore
@@ -10,6 +11,8 @@ import UlyssesAttention
 
 /// The mesh is made of the ring and the heads' strategy; its results are among those of RingAttentionTests.
 @Suite struct MeshAttentionTests {
+    static let full = ProcessInfo.processInfo.environment["RINGZOO_TEST_ALL"] != nil
+
     static func mesh(_ headRanks: Int?) -> @Sendable (any Communicator) -> any AttentionBackend {
         {
             MeshAttention(
@@ -39,7 +42,7 @@ import UlyssesAttention
     }
 
     /// Every divisor of the ranks, also where it does not divide the heads.
-    @Test(arguments: [(4, 2), (6, 2), (6, 3), (8, 4)])
+    @Test(arguments: [(4, 2), (6, 2), (6, 3), (8, 4)] + (full ? [(16, 2), (16, 8)] : []))
     func everyMeshEqualsTheOracle(_ ranks: Int, _ headRanks: Int) throws {
         for input in Self.cases {
             let truth = AttentionTruth(input)

@@ -2,12 +2,16 @@ import AttentionCore
 import CPUAttention
 import ConformanceKit
 import DistributedCore
+import Foundation
 import TensorCore
 import Testing
 import UlyssesAttention
 
 /// What the `ulysses` backend holds and sends; its results are among those of RingAttentionTests.
 @Suite struct UlyssesAttentionTests {
+    static let full = ProcessInfo.processInfo.environment["RINGZOO_TEST_ALL"] != nil
+    static let sizes = [1, 2, 3, 4, 5, 7, 8] + (full ? [16] : [])
+
     /// Forward or backward on one rank.
     struct Reading: Sendable {
         /// The most bytes at once beyond inputs and results.
@@ -67,7 +71,7 @@ import UlyssesAttention
     }
 
     /// Heads that divide evenly and heads that do not, shards of unequal size, documents and rows of a bias.
-    @Test(arguments: [1, 2, 3, 4, 5, 7, 8])
+    @Test(arguments: sizes)
     func trafficEqualsTheFormula(_ ranks: Int) throws {
         for (hasDocuments, hasBias) in [(false, false), (true, true)] {
             for keyHeads in [4, 8] {

@@ -54,6 +54,10 @@ import Testing
             arguments: ring + ["4", "--soft-cap", "5", "--grad"] + causal,
             mask: AttentionMask(causal: true, softCap: 5), extras: ["bias", "sinks", "alibi", "dout"]),
         Case(
+            name: "ring of 3, one of which has one token, bias, gradients",
+            arguments: ring + ["3", "--layout", "contiguous", "--shares", "14,14,1", "--grad"] + causal,
+            mask: .causal, extras: ["bias", "dout"]),
+        Case(
             name: "float64, gradients", arguments: ["--backend", "cpu", "--grad"], extras: ["dout"], dtype: .float64),
         Case(name: "bf16", arguments: ring + ["3"] + causal, mask: .causal, dtype: .bfloat16),
     ]

@@ -58,7 +58,7 @@ import Testing
     }
 
     private func report(_ kind: FaultKind, _ slowest: Double) {
-        let name = kind.name.padding(toLength: 34, withPad: " ", startingAt: 0)
+        let name = kind.name.padding(toLength: 40, withPad: " ", startingAt: 0)
         let link = kind.needsProcesses ? "processes" : "threads  "
         print("fault: \(name) \(link) \(Self.repetitions) times, code \(kind.code), slowest", terminator: " ")
         print(String(format: "%.2f s, %d resumed", slowest, Self.repetitions))
