@@ -97,7 +97,8 @@ let package = Package(
             name: "products", dependencies: ["BlockwiseAttention", "COpenBLAS", argumentParser],
             path: "Benchmarks/Products"),
         .executableTarget(
-            name: "slow-link", dependencies: ["ConformanceKit", "CPUAttention", "RingAttention", "BlockwiseAttention", argumentParser],
+            name: "slow-link",
+            dependencies: ["ConformanceKit", "CPUAttention", "RingAttention", "BlockwiseAttention", argumentParser],
             path: "Benchmarks/SlowLink"),
 
         // The ranks that MPICommunicatorTests starts with mpirun.
