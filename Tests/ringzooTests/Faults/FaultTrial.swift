@@ -44,9 +44,9 @@ struct FaultTrial {
     }
 
     /// Whoever sends a signal from outside needs time: the run must not end by itself.
-    private var endless: [String] {
-        if case .signal = kind.cause { ["run.steps=100000", "optimizer.warmup=10"] } else { [] }
-    }
+    var isEndless: Bool { if case .signal = kind.cause { true } else { false } }
+
+    private var endless: [String] { isEndless ? ["run.steps=100000", "optimizer.warmup=10"] : [] }
 
     // MARK: With the fault
 
@@ -122,7 +122,7 @@ struct FaultTrial {
 
     /// The arguments of the program, for every rank.
     private func train(_ more: [String] = []) throws -> [String] {
-        let all = settings(ranks: Self.ranks, endless + (endless.isEmpty ? ["run.stopAfter=6"] : []) + more)
+        let all = settings(ranks: Self.ranks, endless + (isEndless ? [] : ["run.stopAfter=6"]) + more)
         return try ["train", folder.config("run"), "--resume"] + all.flatMap { ["--set", $0] }
     }
 
@@ -167,15 +167,12 @@ struct FaultTrial {
         return try #require(folder.steps("run").last { folder.checkpoint("run", step: $0) == path })
     }
 
-    /// Whether the run goes on as processes where it goes on with as many ranks: where processes lost one in the middle of the run.
-    var resumesOnProcesses: Bool { !endless.isEmpty }
-
     /// Goes on from the last checkpoint, as threads, to the end or (where there is none) for two more steps.
     ///
     /// - Returns: the loss of every step since the first, by step.
     func resume(onRanks ranks: Int) throws -> [StepLoss] {
         let last = try lastCheckpoint()
-        let end = endless.isEmpty ? Self.steps : last + 2
+        let end = isEndless ? last + 2 : Self.steps
         let (summary, log) = try trainingRun(ranks: ranks, ["run.stopAfter=\(end)"]).logged(resume: true)
         #expect(log.resumed?.step == last)
         #expect(summary.step == end)
@@ -185,7 +182,7 @@ struct FaultTrial {
     /// The same, on as many processes as had the fault.
     func resumeOnProcesses() throws -> [StepLoss] {
         let last = try lastCheckpoint()
-        let end = endless.isEmpty ? Self.steps : last + 2
+        let end = isEndless ? last + 2 : Self.steps
         let program = [TrainingProgram.path] + (try train(["run.stopAfter=\(end)"]))
         let job = try TrainingProgram(onRanks: [[String]](repeating: program, count: Self.ranks), in: folder)
         #expect(job.wait(limit: 60) == 0, "\(job.said)")
