@@ -10,7 +10,7 @@ import ZooStandard
 ///
 /// Two ways to hold ranks to it. `--budget`: ranks are threads, and the device's allocator bounds activations and ring buffers;
 /// weights, gradients and optimizer state are counted apart. `--limit`: ranks are processes over MPI, and the kernel bounds everything a
-/// process may write to (`MemoryLimit`).
+/// process may write to (`DataLimit`).
 @main
 struct ContextLaw: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -94,7 +94,7 @@ struct ContextLaw: ParsableCommand {
 
     private func runAsRank(context: Int) throws {
         do {
-            if let limit { try MemoryLimit(mebibytes: limit).apply() }
+            if let limit { try DataLimit(mebibytes: limit).apply() }
             let link = MPILinkProvider()
             let reading = try model(context).run(ranks: link.launch?.ranks ?? 1, over: link, budget: nil)
             if link.launch?.rank == 0, let reading { print(reading.line) }

@@ -6,7 +6,7 @@ import TensorCore
 /// RLIMIT_DATA counts private memory (the heap, anonymous mappings, stacks of threads). RLIMIT_AS would also count what processes share:
 /// libraries, and the segments through which Open MPI's ranks talk, which grow with the number of ranks and belong to none.
 /// The device's allocator rounds sizes up to eighths of a power of two, so under such a limit contexts grow in steps of up to an eighth.
-struct MemoryLimit {
+struct DataLimit {
     let mebibytes: Double
 
     func apply() throws {

@@ -34,7 +34,7 @@ struct FaultTrial {
     }
 
     /// Seconds a rank waits for a silent peer; processes share two cores with mpirun.
-    var deadline: Double { kind.needsProcesses ? 1.5 : 0.5 }
+    var deadline: Double { kind.needsProcesses ? 2.5 : 1 }
 
     private func settings(ranks: Int, _ more: [String] = []) -> [String] {
         [
