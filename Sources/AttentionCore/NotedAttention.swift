@@ -2,20 +2,16 @@ import TensorCore
 
 /// A backend whose calls are noted in the log of the rehearsal they run on, where that has one.
 ///
-/// Stand-in for the backend that does the computing (below a ring, not around it). Blocks of equal sizes with equally many visible pairs
-/// are taken to take the same time, wherever their tokens stand.
-public struct NotedAttention<Base: AttentionBackend>: AttentionBackend {
+/// Blocks of equal sizes with equally many visible pairs are taken to take the same time, wherever their tokens stand.
+public struct NotedAttention<Base: AttentionBackend>: AttentionStandIn {
     public let base: Base
-    public var name: String { base.name }
 
     public init(_ base: Base) { self.base = base }
-
-    public func unsupportedReasons(_ problem: AttentionProblem) -> [String] { base.unsupportedReasons(problem) }
 
     public func forward(
         q: Tensor, k: Tensor, v: Tensor, into state: inout AttentionState, _ problem: AttentionProblem
     ) throws {
-        note("attention forward", 4, problem, [q, k, v, state.reference, state.sum, state.accumulator]) {
+        note("attention forward", 2, problem, [q, k, v, state.reference, state.sum, state.accumulator]) {
             // Taken out, or the state would be shared while it is written, and copied.
             let accumulator = $0.removeLast(), sum = $0.removeLast(), reference = $0.removeLast()
             var state = AttentionState(reference: reference, sum: sum, accumulator: accumulator)
@@ -29,7 +25,7 @@ public struct NotedAttention<Base: AttentionBackend>: AttentionBackend {
         into gradients: inout AttentionGradients, _ problem: AttentionProblem
     ) throws {
         note(
-            "attention backward", 10, problem,
+            "attention backward", 5, problem,
             [dOut, q, k, v, lse, delta, gradients.q, gradients.k, gradients.v] + (gradients.bias.map { [$0] } ?? [])
         ) {
             let bias = $0.count > 9 ? $0.removeLast() : nil
@@ -43,12 +39,13 @@ public struct NotedAttention<Base: AttentionBackend>: AttentionBackend {
     }
 
     private func note(
-        _ name: String, _ perElement: Int, _ problem: AttentionProblem, _ operands: [Tensor],
+        _ name: String, _ products: Int, _ problem: AttentionProblem, _ operands: [Tensor],
         _ operation: @escaping @Sendable (inout [Tensor]) throws -> Void
     ) {
         guard let log = (operands[0].device as? RehearsalDevice)?.log else { return }
-        let pairs = problem.mask.visiblePairs(queries: problem.queries, keys: problem.keys, batch: operands[0].shape[0])
-        let flops = Double(perElement * problem.headSize * problem.heads) * Double(pairs)
-        log.add(name, .attention, operands, details: [pairs], flops: flops, operation)
+        let batch = operands[0].shape[0]
+        log.add(
+            name, .attention, operands, details: [problem.visiblePairs(batch: batch)],
+            flops: problem.flops(products: products, batch: batch), operation)
     }
 }

@@ -72,9 +72,8 @@ struct KernelCall {
     /// On a rehearsal, lets the time of so many matrix products over the visible pairs pass, and says that nothing is to be computed.
     func isRehearsed(products: Int) -> Bool {
         guard let rehearsal = device as? RehearsalDevice else { return false }
-        let pairs = problem.mask.visiblePairs(queries: problem.queries, keys: problem.keys, batch: batch)
-        let flops = 2 * Double(products * problem.heads * problem.headSize) * Double(pairs)
-        rehearsal.spend(.attention, flops: flops, rate: rehearsal.speed.attention)
+        rehearsal.spend(
+            .attention, flops: problem.flops(products: products, batch: batch), rate: rehearsal.speed.attention)
         return true
     }
 

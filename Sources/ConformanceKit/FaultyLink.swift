@@ -4,7 +4,7 @@ import Synchronization
 import TensorCore
 
 /// A link that harms one packet of one rank, to show that no harm passes unnoticed.
-public struct FaultyLink: Link {
+public struct FaultyLink: LinkDecorator {
     /// What happens to the packet.
     public enum Fault: String, Sendable, CaseIterable {
         /// It never arrives.
@@ -25,17 +25,12 @@ public struct FaultyLink: Link {
         case headerBitFlip
     }
 
-    private let link: any Link
+    public let link: any Link
     private let fault: Fault
     private let number: Int
     private let operation: DistributedCore.Operation?
     private let delay: Double
     private let memory: Memory
-
-    public var name: String { link.name }
-    public var rank: Int { link.rank }
-    public var size: Int { link.size }
-    public var device: any Device { link.device }
 
     /// - Parameters:
     ///   - number: the packet that is harmed, counting from 0 those that this rank sends in all groups.
@@ -59,10 +54,6 @@ public struct FaultyLink: Link {
     public func subgroup(_ members: [Int], context: Int) -> any Link {
         FaultyLink(link.subgroup(members, context: context), fault, number, operation, delay, memory)
     }
-
-    public func isWaiting(for what: String?) { link.isWaiting(for: what) }
-
-    public func startReceive(from peer: Int) -> any Transfer<Packet> { link.startReceive(from: peer) }
 
     public func startSend(_ packet: Packet, to peer: Int) -> any Transfer<Void> {
         let turn = memory.turn(of: number, isCounted: isCounted(packet))

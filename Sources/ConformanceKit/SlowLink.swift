@@ -7,15 +7,10 @@ import TensorCore
 ///
 /// A rank's packets leave one after the other at `speed.bandwidth`, whomever they go to, and arrive `speed.latency` after their last byte
 /// has left; then they go over the link below, which should be fast. Waiting takes no processor time.
-public struct SlowLink: Link {
-    private let link: any Link
+public struct SlowLink: LinkDecorator {
+    public let link: any Link
     private let speed: LinkSpeed
     private let wire: Wire
-
-    public var name: String { link.name }
-    public var rank: Int { link.rank }
-    public var size: Int { link.size }
-    public var device: any Device { link.device }
 
     public init(_ link: any Link, _ speed: LinkSpeed) { self.init(link, speed, Wire()) }
 
@@ -27,10 +22,6 @@ public struct SlowLink: Link {
     public func subgroup(_ members: [Int], context: Int) -> any Link {
         SlowLink(link.subgroup(members, context: context), speed, wire)
     }
-
-    public func isWaiting(for what: String?) { link.isWaiting(for: what) }
-
-    public func startReceive(from peer: Int) -> any Transfer<Packet> { link.startReceive(from: peer) }
 
     public func startSend(_ packet: Packet, to peer: Int) -> any Transfer<Void> {
         let sending = Sending()

@@ -3,18 +3,23 @@ import Testing
 
 /// Plans on the command line.
 @Suite struct PlanTests {
-    @Test func aPlanForAConfigIsTheRunItself() throws {
+    /// With run.yaml, a small run on one rank unless these lines say otherwise, and its corpus.
+    private func folder(with lines: String = "") throws -> TemporaryFolder {
         let folder = try TemporaryFolder()
         try folder.write("corpus.txt", String(repeating: "The harbour lies still. ", count: 100))
         try folder.write(
             "run.yaml",
             """
             model: { name: llama, preset: debug }
-            attention: { backend: ring, local: cpu }
-            parallel: { sequence: 2 }
             data: { path: corpus.txt, context: 64, batch: 2 }
             run: { directory: out, steps: 2, evaluateEvery: none }
+            \(lines)
             """)
+        return folder
+    }
+
+    @Test func aPlanForAConfigIsTheRunItself() throws {
+        let folder = try folder(with: "attention: { backend: ring, local: cpu }\nparallel: { sequence: 2 }")
         // As many threads as ranks: kernels ask for memory per thread.
         let threads = ["RINGZOO_THREADS": "2"]
         let plans = try Tool.succeed("plan", "run.yaml", "--json", in: folder, environment: threads).json()["plans"]
@@ -31,15 +36,7 @@ import Testing
     }
 
     @Test func aConfigCanBePlannedForOtherDevices() throws {
-        let folder = try TemporaryFolder()
-        try folder.write("corpus.txt", String(repeating: "The harbour lies still. ", count: 100))
-        try folder.write(
-            "run.yaml",
-            """
-            model: { name: llama, preset: debug }
-            data: { path: corpus.txt, context: 64, batch: 2 }
-            run: { directory: out, steps: 2 }
-            """)
+        let folder = try folder()
         let text = try Tool.succeed("plan", "run.yaml", "--device", "h100-80g", in: folder).text
         #expect(text.contains("on 1 x h100-80g") && !text.contains("while measured"))
         try Tool.fail(
