@@ -139,6 +139,19 @@ import Testing
         }
     }
 
+    /// A rank may hold none of a short sequence's tokens.
+    @Test func noTokensHaveNoLossAndNoGradient() throws {
+        let weight = normal([7, 4], 2, on: device)
+        let (hidden, targets) = (normal([1, 0, 4], 1, on: device), Tensor([Int32](), [1, 0], on: device))
+        // The device hands this memory out again: what is not written would be seen.
+        do { _ = Tensor.full(weight.shape, .nan, weight.dtype, on: device) }
+        let result = try valueAndGradient(at: [weight]) {
+            try chunkedCrossEntropy(hidden: hidden, weight: $0[0], targets: targets, chunk: .tokens(4))
+        }
+        #expect(result.value.item == 0)
+        #expect(result.gradients[0].doubles == [Double](repeating: 0, count: 28))
+    }
+
     @Test func chunkedCrossEntropyWithAFrozenHeadOrConstantHidden() throws {
         let hidden = normal([1, 6, 4], 1, on: device)
         let weight = normal([7, 4], 2, on: device)
