@@ -105,6 +105,8 @@ int64_t rz_attention_multiply_adds(size_t element_bytes, int64_t rounds) {
     return table_for(element_bytes)->multiply_adds(rounds);
 }
 
+int64_t rz_attention_key_block(size_t element_bytes) { return table_for(element_bytes)->key_block; }
+
 void rz_attention_exp2_f32(const float *x, float *y, int64_t count) {
     table_for(sizeof(float))->exponentials(x, y, count);
 }

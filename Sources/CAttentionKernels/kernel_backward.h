@@ -85,7 +85,7 @@ static size_t backward_worker_bytes(const attention_plan *plan) {
     return carve_backward(&s, plan, NULL);
 }
 
-// MARK: P and dS
+// MARK: products to memory
 
 // Where a tile sees nothing of a panel: the products over queries read these as numbers.
 INLINE void clear_gradient_tile(real *to) {
@@ -116,6 +116,21 @@ NOT_INLINE void store_logits(backward_scratch *s, const key_block *block, int64_
 NOT_INLINE void store_weight_gradients(backward_scratch *s, const key_block *block, int64_t width) {
     store_product(s, s->dout, block->v, width / WORD_NUMBERS, 1, s->ds);
 }
+
+// MARK: sums of a pair
+
+INLINE int64_t key_tiles_of(const key_block *block) { return blocks_of(block->keys->count, KEY_TILE) * KEY_TILE; }
+
+INLINE void add_dv(backward_scratch *s, key_block *block, int64_t width) {
+    add_key_sums(block->dv, width, s->p_words, s->doutp, s->tiles, key_tiles_of(block), s->key_ranges);
+}
+
+INLINE void add_dk_dq(backward_scratch *s, key_block *block, int64_t width, const word *ds_words, const word *ds_rows) {
+    add_key_sums(block->dk, width, ds_words, s->qp, s->tiles, key_tiles_of(block), s->key_ranges);
+    add_product(s->dq, width, ds_rows, block->kp, KEY_BLOCK, s->tiles, s->any);
+}
+
+// MARK: P and dS
 
 #if defined(KERNEL_BFLOAT16)
 #include "kernel_gradients_bf16.h"
@@ -303,21 +318,19 @@ static void backward_pair(backward_scratch *s, key_block *block, const attention
     find_ranges(s->any, s->every, partial ? s->visible : NULL, tiles, block->keys);
     find_key_ranges(s->key_ranges, s->any, tiles);
     if (terms->plain && (!partial || block->keys->ordered)) {
-        fuse_gradients(s, block, width);
-    } else {
-        store_logits(s, block, width);
-        probability_rows(s, block->keys, terms, partial);
-        store_weight_gradients(s, block, width);
-        logit_gradient_rows(s, block->keys, terms, plan->dbias != NULL);
-        // Padding rows count in the sums over queries: they must be zero (the fused way gets that from their lse).
-        memset(s->p + rows * ROW_PITCH, 0, sizeof(real) * (size_t)((tiles - rows) * ROW_PITCH));
-        memset(s->ds + rows * ROW_PITCH, 0, sizeof(real) * (size_t)((tiles - rows) * ROW_PITCH));
-        round_gradients(s);
+        fused_pair(s, block, width);
+        return;
     }
-    const int64_t key_tiles = blocks_of(count, KEY_TILE) * KEY_TILE;
-    add_key_sums(block->dv, width, s->p_words, s->doutp, tiles, key_tiles, s->key_ranges);
-    add_key_sums(block->dk, width, s->ds_words, s->qp, tiles, key_tiles, s->key_ranges);
-    add_product(s->dq, width, s->ds_rows, block->kp, KEY_BLOCK, tiles, s->any);
+    store_logits(s, block, width);
+    probability_rows(s, block->keys, terms, partial);
+    store_weight_gradients(s, block, width);
+    logit_gradient_rows(s, block->keys, terms, plan->dbias != NULL);
+    // Padding rows count in the sums over queries: they must be zero (the fused way gets that from their lse).
+    memset(s->p + rows * ROW_PITCH, 0, sizeof(real) * (size_t)((tiles - rows) * ROW_PITCH));
+    memset(s->ds + rows * ROW_PITCH, 0, sizeof(real) * (size_t)((tiles - rows) * ROW_PITCH));
+    round_gradients(s);
+    add_dv(s, block, width);
+    add_dk_dq(s, block, width, s->ds_words, s->ds_rows);
 }
 
 // Waits until the unit before this one (of those that see these queries) has added its share. Spinning is brief: workers on

@@ -58,6 +58,12 @@ NOT_INLINE void fuse_gradients(backward_scratch *s, const key_block *block, int6
     }
 }
 
+static void fused_pair(backward_scratch *s, key_block *block, int64_t width) {
+    fuse_gradients(s, block, width);
+    add_dv(s, block, width);
+    add_dk_dq(s, block, width, s->ds_words, s->ds_rows);
+}
+
 // P and dS in memory to words, after everything a row can need.
 NOT_INLINE void round_gradients(backward_scratch *s) {
     for (int64_t row = 0; row < s->tiles; row += 2)

@@ -8,11 +8,11 @@ enum {
     WORD_NUMBERS = 1,           // numbers of a word: neighbours along the dimension that a product sums
     PRODUCT_STEP = 1,           // numbers that a product sums at a time
     ROUNDS_WEIGHTS = 0,         // whether P is rounded to words
-    KEY_BLOCK = 128,            // keys of a block: a 128 x 64 float panel is 32 KB and stays in the first-level cache
+    KEY_BLOCK = PANEL > 16 ? 128 : 144,   // keys of a block: whole panels, and where those are narrow whole tiles of 6 as well
     FORWARD_ROWS = 192,         // rows of a block, over the query heads of one kv head
     BACKWARD_ROWS = 96,
     MAXIMUM_SHARE = 4,          // blocks of queries (backward: of keys) that one unit takes, and packs the other side for once
-    ROW_PITCH = KEY_BLOCK + 16, // of S, P, dS: room for the columns a last tile of 6 keys reads beyond 128
+    ROW_PITCH = KEY_BLOCK + 16, // of S, P, dS: room for the columns a last tile of 6 keys may read beyond the block
     WORD_PITCH = ROW_PITCH,     // of rows of P and dS as the products read them
 };
 

@@ -40,7 +40,7 @@ let bfloat16Sets = runnable(["amx", "avx512bf16", "bf16-emulated", "amx-emulated
         defer { rz_attention_set_kernels(nil) }
         var random = SplitMix64(seed: 7)
         for size in [1, 2, 5, 15, 16, 17, 31, 48, 64, 65, 80, 96, 128, 200, 256] {
-            for (queries, keys, heads) in [(1, 1, 1), (7, 129, 2), (201, 257, 1), (97, 128, 6)] {
+            for (queries, keys, heads) in [(1, 1, 1), (7, 129, 2), (201, 257, 1), (97, 128, 6), (13, 145, 1)] {
                 var c = AttentionCase(heads: heads, queries: queries, keys: keys, size: size)
                 c.causal = size % 2 == 1
                 c.fill(&random)
@@ -264,10 +264,11 @@ let bfloat16Sets = runnable(["amx", "avx512bf16", "bf16-emulated", "amx-emulated
         defer { rz_attention_set_kernels(nil) }
         for products in [rz_attention_products(), .plainLoops] {
             var random = SplitMix64(seed: 15)
-            // The first 128 keys lie ahead of every query, the others of query 0...59: a first block that is all masked.
-            var c = AttentionCase(heads: 2, queries: 100, keys: 200, size: 20, causal: true)
+            // The first keys lie ahead of every query, the others of query 0...59: a first block that is all masked.
+            let ahead = Int(rz_attention_key_block(MemoryLayout<Float>.size))
+            var c = AttentionCase(heads: 2, queries: 100, keys: ahead + 72, size: 20, causal: true)
             c.queryPositions = (0..<100).map { Int64($0) }
-            c.keyPositions = (1000..<1128 as Range<Int64>).map { $0 } + (60..<132 as Range<Int64>).map { $0 }
+            c.keyPositions = (0..<ahead).map { 1000 + Int64($0) } + (60..<132 as Range<Int64>).map { $0 }
             c.fill(&random)
             let run = KernelRun(c, Float.self, products: products)
             #expect(run.worstError().ratio <= 1)
@@ -279,7 +280,7 @@ let bfloat16Sets = runnable(["amx", "avx512bf16", "bf16-emulated", "amx-emulated
                     #expect((run.acc[elements] + run.dq[elements]).allSatisfy { $0 == 0 })
                 }
             }
-            #expect((run.dk[..<(128 * 20)] + run.dv[..<(128 * 20)]).allSatisfy { $0 == 0 })
+            #expect((run.dk[..<(ahead * 20)] + run.dv[..<(ahead * 20)]).allSatisfy { $0 == 0 })
         }
     }
 
@@ -313,11 +314,12 @@ let bfloat16Sets = runnable(["amx", "avx512bf16", "bf16-emulated", "amx-emulated
     /// Pairs of blocks with a visible key, for positions 0, 1, 2, ...
     private func pairsWithAVisibleKey(_ c: AttentionCase, queryBlock: Int) -> Int64 {
         var pairs: Int64 = 0
+        let keyBlock = Int(rz_attention_key_block(MemoryLayout<Float>.size))
         for b in 0..<c.batch {
             for start in stride(from: 0, to: c.queries, by: queryBlock) {
-                for first in stride(from: 0, to: c.keys, by: 128) {
+                for first in stride(from: 0, to: c.keys, by: keyBlock) {
                     let visible = (start..<min(c.queries, start + queryBlock)).contains { i in
-                        (first..<min(c.keys, first + 128)).contains { c.sees(b, i, $0) }
+                        (first..<min(c.keys, first + keyBlock)).contains { c.sees(b, i, $0) }
                     }
                     if visible { pairs += Int64(c.kvHeads) }
                 }
