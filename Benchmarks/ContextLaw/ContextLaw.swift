@@ -96,7 +96,9 @@ struct ContextLaw: ParsableCommand {
         do {
             if let limit { try DataLimit(mebibytes: limit).apply() }
             let link = MPILinkProvider()
-            let reading = try model(context).run(ranks: link.launch?.ranks ?? 1, over: link, budget: nil)
+            // One thread: the stack of every other one would count, and a process that is alone would have more of them.
+            let reading = try model(context).run(
+                ranks: link.launch?.ranks ?? 1, over: link, threads: 1, budget: nil)
             if link.launch?.rank == 0, let reading { print(reading.line) }
         } catch {
             FileHandle.standardError.write(Data("error: \(error)\n".utf8))

@@ -5,7 +5,6 @@ import TensorCore
 ///
 /// RLIMIT_DATA counts private memory (the heap, anonymous mappings, stacks of threads). RLIMIT_AS would also count what processes share:
 /// libraries, and the segments through which Open MPI's ranks talk, which grow with the number of ranks and belong to none.
-/// The device's allocator rounds sizes up to eighths of a power of two, so under such a limit contexts grow in steps of up to an eighth.
 struct DataLimit {
     let mebibytes: Double
 
@@ -37,7 +36,7 @@ struct LimitedJob {
         job.arguments = ["mpirun", "--oversubscribe", "-n", "\(ranks)", program] + arguments
         // OpenBLAS takes tens of MiB for each core that a process may use, which is one where mpirun binds it and all where it does not.
         // A process that finds no memory says so and ends; it need not say where it was.
-        let settings = ["RINGZOO_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "SWIFT_BACKTRACE": "enable=no"]
+        let settings = ["OPENBLAS_NUM_THREADS": "1", "SWIFT_BACKTRACE": "enable=no"]
         job.environment = ProcessInfo.processInfo.environment.merging(settings) { $1 }
         let output = Pipe()
         job.standardOutput = output

@@ -37,9 +37,11 @@ struct OneStep: Sendable {
     let text: String
     let context: Int
 
-    /// - Parameter budget: bytes of activations and ring buffers a rank; nil for no limit of the allocator's.
+    /// - Parameters:
+    ///   - threads: of this process; nil for its share of the cores.
+    ///   - budget: bytes of activations and ring buffers a rank; nil for no limit of the allocator's.
     /// - Returns: nil when the step exceeds the budget.
-    func run(ranks: Int, over link: some LinkProvider, budget: Int?) throws -> Reading? {
+    func run(ranks: Int, over link: some LinkProvider, threads: Int? = nil, budget: Int?) throws -> Reading? {
         let options = DatasetOptions(context: context, validation: 0)
         let dataset = try Dataset.text(paths: [text], tokenizer: ByteTokenizer(), options: options)
         var plan = TrainingPlan(
@@ -48,7 +50,7 @@ struct OneStep: Sendable {
         plan.memory.lossChunk = .tokens(128)
         let (fixed, blueprint) = (plan, blueprint)
         do {
-            return try link.run(ranks: ranks, threads: nil, deadline: 600) { communicator, device -> Reading in
+            return try link.run(ranks: ranks, threads: threads, deadline: 600) { communicator, device -> Reading in
                 func train<Model: LanguageModel>(_ model: Model) throws {
                     var trainer = Trainer(
                         model, optimizer: AdamW(for: model), loader: dataset.makeLoader(rowsPerBatch: 1), plan: fixed,

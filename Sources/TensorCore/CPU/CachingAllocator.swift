@@ -3,6 +3,8 @@ import Synchronization
 
 /// Keeps freed blocks for the next request of a similar size, so that a training step does not give large activations back to
 /// the kernel and fault them in again. Safe from any thread.
+///
+/// Small blocks come from the heap, large ones are mappings of their own (`Mapping`).
 final class CachingAllocator: Sendable {
     private struct State {
         var free: [Int: [UInt]] = [:]
@@ -11,10 +13,15 @@ final class CachingAllocator: Sendable {
     }
     private let state = Mutex(State())
 
-    /// Requests are rounded up to a size class: eight per power of two, at least 64 bytes, so at most 1/8 is wasted.
+    /// The smallest large block: its size classes are whole pages of 4 KiB.
+    static let largeBlock = 256 << 10
+
+    /// Requests are rounded up to a size class, of which a power of two has eight, or 64 from `largeBlock` on: at most 1/8 or 1/64 is
+    /// wasted.
     static func sizeClass(_ byteCount: Int) -> Int {
         if byteCount <= 512 { return max(64, (byteCount + 63) / 64 * 64) }
-        let step = 1 << (Int.bitWidth - (byteCount - 1).leadingZeroBitCount - 4)
+        let classes = byteCount > largeBlock ? 64 : 8
+        let step = 1 << (Int.bitWidth - (byteCount - 1).leadingZeroBitCount - 1) / classes
         return (byteCount + step - 1) / step * step
     }
 
@@ -29,21 +36,13 @@ final class CachingAllocator: Sendable {
             return address
         }
         if let cached { return UnsafeMutableRawPointer(bitPattern: cached)! }
-        var pointer: UnsafeMutableRawPointer?
-        // Large blocks start at a huge page, which saves most of their page faults.
-        let alignment = size >= 4 << 20 ? 2 << 20 : 64
-        if posix_memalign(&pointer, alignment, size) != 0 {
-            trim()
-            if posix_memalign(&pointer, alignment, size) != 0 {
-                fatalError(
-                    "out of memory: the system refused \(size) bytes; set memory.budget to fail with an error before this"
-                )
-            }
+        if let block = Self.take(size) { return block }
+        trim()
+        guard let block = Self.take(size) else {
+            fatalError(
+                "out of memory: the system refused \(size) bytes; set memory.budget to fail with an error before this")
         }
-        #if os(Linux)
-            if size >= 4 << 20 { madvise(pointer!, size, 14 /* MADV_HUGEPAGE */) }
-        #endif
-        return pointer!
+        return block
     }
 
     func release(_ pointer: UnsafeMutableRawPointer, _ byteCount: Int) {
@@ -62,12 +61,26 @@ final class CachingAllocator: Sendable {
 
     /// Gives all cached blocks back to the system.
     func trim() {
-        let blocks = state.withLock { state in
+        let free = state.withLock { state in
             defer { (state.free, state.cachedBytes) = ([:], 0) }
-            return state.free.values.flatMap { $0 }
+            return state.free
         }
-        for block in blocks { free(UnsafeMutableRawPointer(bitPattern: block)) }
+        for (size, blocks) in free {
+            for block in blocks { Self.giveBack(UnsafeMutableRawPointer(bitPattern: block)!, size) }
+        }
     }
 
     deinit { trim() }
+
+    // MARK: From and to the system
+
+    private static func take(_ size: Int) -> UnsafeMutableRawPointer? {
+        if size >= largeBlock { return Mapping.make(size) }
+        var pointer: UnsafeMutableRawPointer?
+        return posix_memalign(&pointer, 64, size) == 0 ? pointer : nil
+    }
+
+    private static func giveBack(_ block: UnsafeMutableRawPointer, _ size: Int) {
+        if size >= largeBlock { Mapping.remove(block, size) } else { free(block) }
+    }
 }
