@@ -49,7 +49,7 @@ public struct Llama: LanguageModel {
     }
 }
 
-/// x + attention(norm(x)), then x + feedForward(norm(x)).
+/// h = x + attention(norm(x)), then h + feedForward(norm(h)).
 struct LlamaBlock: Module {
     var attentionNorm: RMSNorm
     var attention: LlamaAttention
@@ -67,8 +67,9 @@ struct LlamaBlock: Module {
         _ x_BTM: Tensor, _ tables: RotaryTables, _ context: SequenceContext, cache: inout KeyValueCache?
     ) throws -> Tensor {
         let a_BTM = context.copied(attentionNorm(x_BTM))
-        let h_BTM = try x_BTM + context.reduced(attention(a_BTM, tables, context, cache: &cache))
-        let f_BTM = context.copied(feedForwardNorm(h_BTM))
+        let o_BTM = try context.reduced(attention(a_BTM, tables, context, cache: &cache))
+        let (h_BTM, n_BTM) = feedForwardNorm(x_BTM, plus: o_BTM)
+        let f_BTM = context.copied(n_BTM)
         return try h_BTM + context.reduced(feedForward(f_BTM, chunk: context.memory.feedForwardChunk))
     }
 

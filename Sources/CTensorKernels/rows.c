@@ -86,8 +86,8 @@
         for (int64_t i = 0; i < n; i++) out[i] = x[i] * r * w[i];                                                          \
     }                                                                                                                      \
     /* with r = rsqrt(mean(x^2) + e): dx = r w g - x r^3 / n sum(g w x) */                                                 \
-    RZ_CLONES static void rms_norm_pullback_##S(int64_t n, const T *x, const T *w, const T *g, double epsilon, T *dx,      \
-                                                T *dw) {                                                                   \
+    RZ_CLONES static void rms_norm_pullback_##S(int64_t n, const T *x, const T *w, const T *g, double epsilon,             \
+                                                int accumulate, T *dx, T *dw) {                                            \
         double r = 1 / sqrt(dot_##S(n, x, x) / (double)n + epsilon), lane[LANES] = {0};                                    \
         int64_t i = 0;                                                                                                     \
         for (; i + LANES <= n; i += LANES)                                                                                 \
@@ -95,7 +95,9 @@
         for (; i < n; i++) lane[0] += (double)g[i] * (double)w[i] * (double)x[i];                                          \
         for (int j = 1; j < LANES; j++) lane[0] += lane[j];                                                                \
         T a = (T)r, b = (T)(lane[0] * r * r * r / (double)n);                                                              \
-        for (i = 0; i < n; i++) { T gi = g[i], xi = x[i]; dw[i] += gi * xi * a; dx[i] = gi * w[i] * a - xi * b; }          \
+        for (i = 0; i < n; i++) dw[i] += g[i] * x[i] * a;                                                                  \
+        if (accumulate) for (i = 0; i < n; i++) dx[i] += g[i] * w[i] * a - x[i] * b;                                       \
+        else for (i = 0; i < n; i++) dx[i] = g[i] * w[i] * a - x[i] * b;                                                   \
     }                                                                                                                      \
     RZ_CLONES static void moments_##S(int64_t n, const T *x, double epsilon, T *mean, T *r) {                              \
         double mu = total_##S(n, x) / (double)n, lane[LANES] = {0};                                                        \
@@ -178,12 +180,13 @@ void rz_rms_norm_row(int dtype, int64_t n, const void *x, const void *w, double 
     if (dtype == RZ_F64) { rms_norm_f64(n, x, w, epsilon, out); return; }
     WITH_ROWS(2, n, WIDEN(x, 0); WIDEN(w, 1); rms_norm_f32(n, buffer, buffer + n, epsilon, buffer); NARROW(0, out);)
 }
-void rz_rms_norm_pullback_row(int dtype, int64_t n, const void *x, const void *w, const void *g, double epsilon, void *dx,
-                              void *dw) {
-    if (dtype == RZ_F32) { rms_norm_pullback_f32(n, x, w, g, epsilon, dx, dw); return; }
-    if (dtype == RZ_F64) { rms_norm_pullback_f64(n, x, w, g, epsilon, dx, dw); return; }
-    WITH_ROWS(4, n, WIDEN(x, 0); WIDEN(w, 1); WIDEN(g, 2);
-              rms_norm_pullback_f32(n, buffer, buffer + n, buffer + 2 * n, epsilon, buffer + 3 * n, dw); NARROW(3, dx);)
+void rz_rms_norm_pullback_row(int dtype, int64_t n, const void *x, const void *w, const void *g, double epsilon,
+                              int accumulate, void *dx, void *dw) {
+    if (dtype == RZ_F32) { rms_norm_pullback_f32(n, x, w, g, epsilon, accumulate, dx, dw); return; }
+    if (dtype == RZ_F64) { rms_norm_pullback_f64(n, x, w, g, epsilon, accumulate, dx, dw); return; }
+    WITH_ROWS(4, n, WIDEN(x, 0); WIDEN(w, 1); WIDEN(g, 2); if (accumulate) WIDEN(dx, 3);
+              rms_norm_pullback_f32(n, buffer, buffer + n, buffer + 2 * n, epsilon, accumulate, buffer + 3 * n, dw);
+              NARROW(3, dx);)
 }
 void rz_layer_norm_row(int dtype, int64_t n, const void *x, const void *w, const void *b, double epsilon, void *out) {
     if (dtype == RZ_F32) { layer_norm_f32(n, x, w, b, epsilon, out); return; }

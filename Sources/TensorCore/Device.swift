@@ -83,6 +83,10 @@ public protocol Device: AnyObject, Sendable {
     func rmsNorm(_ x: Tensor, weight: Tensor, epsilon: Double, into out: Tensor)
     /// dw has the accumulator type and is overwritten.
     func rmsNormPullback(_ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, dx: Tensor, dw: Tensor)
+    /// A residual and its norm: sum = x + delta, out = rmsNorm(sum).
+    func addRMSNorm(_ x: Tensor, _ delta: Tensor, weight: Tensor, epsilon: Double, sum: Tensor, into out: Tensor)
+    /// `rmsNormPullback` whose dx is added to what is there.
+    func addRMSNormPullback(_ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, to dx: Tensor, dw: Tensor)
     func layerNorm(_ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Double, into out: Tensor)
     func layerNormPullback(
         _ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, dx: Tensor, dw: Tensor, db: Tensor)

@@ -57,11 +57,14 @@ public struct Tensor: Sendable {
     /// Where the first element is, on a device with host memory.
     public var address: UnsafeMutableRawPointer { storage.address + offset * dtype.byteCount }
 
+    /// Whether nothing else holds this tensor's memory and its elements lie side by side, so that it may be written in place.
+    public mutating func isUnique() -> Bool { isKnownUniquelyReferenced(&storage) && isContiguous }
+
     /// Gives this tensor storage of its own if another tensor shares it, so that it can be written in place.
     ///
     /// Needed before every in-place update: a copy of a model is a snapshot.
     public mutating func makeUnique() {
-        if isKnownUniquelyReferenced(&storage) && isContiguous { return }
+        if isUnique() { return }
         let copy = Tensor(uninitialised: shape, dtype, on: device, kind: storage.kind)
         device.copy(detached, into: copy)
         self = copy

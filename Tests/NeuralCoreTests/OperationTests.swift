@@ -47,6 +47,68 @@ import Testing
         try expectGradientsMatch([x, w]) { $0[0].rmsNorm(weight: $0[1], epsilon: 1e-3) }
     }
 
+    /// h = x + delta is used on its own, by its norm and by something recorded before the norm, as in a block of a transformer.
+    @Test func aResidualsGradientIsTheSumOfAllItsUses() throws {
+        let (x, delta) = (normal([3, 2, 5], 4, on: device), normal([3, 2, 5], 5, on: device))
+        let w = normal([5], 6, on: device)
+        try expectGradientsMatch([x, delta, w]) { inputs in
+            let (h, norm) = inputs[0].addingRMSNorm(inputs[1], weight: inputs[2], epsilon: 1e-3)
+            return h.squared + norm.sine + inputs[0]
+        }
+        // The norm alone, and the norm's own input as the first of its uses that comes up.
+        try expectGradientsMatch([x, delta, w]) {
+            $0[0].addingRMSNorm($0[1], weight: $0[2], epsilon: 1e-3).norm
+        }
+        try expectGradientsMatch([x, w]) { $0[0].squared + $0[0].rmsNorm(weight: $0[1], epsilon: 1e-3) }
+        try expectGradientsMatch([x, w]) { $0[0].rmsNorm(weight: $0[1], epsilon: 1e-3) * $0[0].exponential }
+    }
+
+    @Test(arguments: [DType.float32, .bfloat16]) func aResidualsNormHasTheBitsOfAddThenNorm(_ dtype: DType) {
+        let (x, delta) = (
+            normal([4, 300], 4, on: device).cast(to: dtype), normal([4, 300], 5, on: device).cast(to: dtype)
+        )
+        let w = normal([300], 6, on: device).cast(to: .float32)
+        let (h, norm) = x.addingRMSNorm(delta, weight: w, epsilon: 1e-5)
+        #expect(h.doubles == (x + delta).doubles)
+        #expect(norm.doubles == (x + delta).rmsNorm(weight: w, epsilon: 1e-5).doubles)
+    }
+
+    /// A gradient that two values share, or that repeats one number, is not written in place by a use that adds to it.
+    @Test func sharedGradientsAreNotWrittenInPlace() throws {
+        let (a, b) = (normal([3, 4], 1, on: device), normal([3, 4], 2, on: device))
+        let (w, scale) = (normal([4, 4], 3, on: device), normal([4], 4, on: device))
+        try expectGradientsMatch([a, b, w]) { inputs in
+            let y = inputs[0].linear(weight: inputs[2])
+            return inputs[0] + inputs[1] + y
+        }
+        try expectGradientsMatch([a, b, scale]) { inputs in
+            let y = inputs[0].rmsNorm(weight: inputs[2], epsilon: 1e-3)
+            return inputs[0] + inputs[1] + y
+        }
+        try expectGradientsMatch([a, w]) { inputs in
+            let y = inputs[0].linear(weight: inputs[1])
+            return inputs[0].sum() + y
+        }
+        try expectGradientsMatch([w]) { $0[0].linear(weight: $0[0]) + $0[0] }
+    }
+
+    /// Three maps of one input, as queries, keys and values are: their gradients are added by the products.
+    @Test func theUsesOfAnInputHaveOneGradient() throws {
+        let x = normal([2, 3, 4], 1, on: device)
+        let weights = (0..<3).map { normal([5, 4], UInt64(2 + $0), on: device) }
+        try expectGradientsMatch([x] + weights) { inputs in
+            inputs[1...].map { inputs[0].linear(weight: $0) }.reduce(inputs[0].sum()) { $0 + $1.squared }
+        }
+        let large = normal([2048, 64], 1, on: device)
+        let thin = (0..<3).map { normal([1, 64], UInt64(2 + $0), on: device) }
+        let peak = try peakBytes(on: device) {
+            _ = try valueAndGradient(at: [large]) { leaves in
+                thin.map { leaves[0].linear(weight: $0) }.reduce(.zeros([1], .float64, on: device)) { $0 + $1 }.sum()
+            }
+        }
+        #expect(peak < large.byteCount * 5 / 4, "\(peak) bytes, the gradient is \(large.byteCount)")
+    }
+
     @Test func layerNormHasMeanZeroAndVarianceOneBeforeScaleAndShift() throws {
         let x = normal([3, 7], 6, on: device) * 2 + 1
         let w = normal([7], 7, on: device)

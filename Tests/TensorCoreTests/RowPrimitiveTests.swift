@@ -69,6 +69,36 @@ import Testing
         }
     }
 
+    /// Fused, a residual and its norm have the bits of the two operations; the gradient is added before it is rounded.
+    @Test(arguments: floats, columns) func addRMSNormEqualsAddThenNorm(_ dtype: DType, _ columns: Int) {
+        let epsilon = 1e-5
+        for (rows, layout) in [(0, Layout.contiguous), (1, .contiguous), (70, .contiguous), (5, .reversed)] {
+            let (x, w, _, g, _) = inputs(rows, columns, dtype)
+            let delta = sample([rows, columns], dtype, seed: 5, on: device)
+            func new() -> Tensor { Tensor(uninitialised: x.shape, dtype, on: device) }
+            let (sum, out, expectedSum, expectedOut) = (new(), new(), new(), new())
+            device.binary(.add, x, delta, into: expectedSum)
+            device.rmsNorm(expectedSum, weight: w, epsilon: epsilon, into: expectedOut)
+            device.addRMSNorm(
+                layout.arrange(x), layout.arrange(delta), weight: w, epsilon: epsilon, sum: sum, into: out)
+            #expect(sum.bytes == expectedSum.bytes && out.bytes == expectedOut.bytes, "\(rows) rows")
+
+            let wide = dtype.accumulator
+            let (share, total) = (Tensor(uninitialised: x.shape, wide, on: device), new())
+            let (dw, expectedDw) = (
+                Tensor.full([columns], 5, wide, on: device), Tensor.full([columns], 6, wide, on: device)
+            )
+            device.rmsNormPullback(
+                x.cast(to: wide), weight: w.cast(to: wide), g.cast(to: wide), epsilon: epsilon, dx: share,
+                dw: expectedDw)
+            device.copy(delta, into: total)
+            device.addRMSNormPullback(
+                layout.arrange(x), weight: w, layout.arrange(g), epsilon: epsilon, to: total, dw: dw)
+            #expect(dw.bytes == expectedDw.bytes, "\(rows) rows")
+            expect(total, zip(delta.doubles, share.doubles).map { $0 + $1 }, "dx, \(rows) rows", scale: 8)
+        }
+    }
+
     @Test(arguments: floats, columns) func layerNormAndPullbackEqualReference(_ dtype: DType, _ columns: Int) {
         // A row of one element has no spread; a larger epsilon keeps the reference itself well conditioned.
         let epsilon = columns == 1 ? 1 : 1e-5

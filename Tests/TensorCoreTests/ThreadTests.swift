@@ -43,13 +43,16 @@ import Testing
                 let x = sample([333, 170], .float32, seed: 1, on: device)
                 let g = sample([333, 170], .float32, seed: 2, on: device)
                 let w = sample([170], .float32, seed: 3, on: device)
-                let outs = (0..<5).map { _ in Tensor(uninitialised: x.shape, .float32, on: device) }
-                let sums = (0..<3).map { _ in Tensor(uninitialised: w.shape, .float32, on: device) }
+                let outs = (0..<8).map { _ in Tensor(uninitialised: x.shape, .float32, on: device) }
+                let sums = (0..<4).map { _ in Tensor(uninitialised: w.shape, .float32, on: device) }
                 device.softmax(x, into: outs[0])
                 device.rmsNorm(x, weight: w, epsilon: 1e-5, into: outs[1])
                 device.rmsNormPullback(x, weight: w, g, epsilon: 1e-5, dx: outs[2], dw: sums[0])
                 device.layerNorm(x, weight: w, bias: w, epsilon: 1e-5, into: outs[3])
                 device.layerNormPullback(x, weight: w, g, epsilon: 1e-5, dx: outs[4], dw: sums[1], db: sums[2])
+                device.addRMSNorm(x, g, weight: w, epsilon: 1e-5, sum: outs[5], into: outs[6])
+                device.copy(x, into: outs[7])
+                device.addRMSNormPullback(x, weight: w, g, epsilon: 1e-5, to: outs[7], dw: sums[3])
                 return outs + sums
             },
             Case(name: "scatterAdd") { device in

@@ -53,9 +53,9 @@ void rz_softmax_row(int dtype, int64_t n, const void *x, void *out);
 void rz_softmax_pullback_row(int dtype, int64_t n, const void *p, const void *g, void *dx);
 /// out = x * rsqrt(mean(x^2) + epsilon) * w
 void rz_rms_norm_row(int dtype, int64_t n, const void *x, const void *w, double epsilon, void *out);
-/// dx of one row; dw (accumulator type: float, or double for float64) is added to.
-void rz_rms_norm_pullback_row(int dtype, int64_t n, const void *x, const void *w, const void *g, double epsilon, void *dx,
-                              void *dw);
+/// dx of one row, or added to what is there; dw (accumulator type: float, or double for float64) is added to.
+void rz_rms_norm_pullback_row(int dtype, int64_t n, const void *x, const void *w, const void *g, double epsilon,
+                              int accumulate, void *dx, void *dw);
 void rz_layer_norm_row(int dtype, int64_t n, const void *x, const void *w, const void *b, double epsilon, void *out);
 void rz_layer_norm_pullback_row(int dtype, int64_t n, const void *x, const void *w, const void *g, double epsilon, void *dx,
                                 void *dw, void *db);

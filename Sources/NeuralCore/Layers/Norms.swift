@@ -14,6 +14,11 @@ public struct RMSNorm: Module {
 
     public func callAsFunction(_ x: Tensor) -> Tensor { x.rmsNorm(weight: weight, epsilon: epsilon) }
 
+    /// A residual and its norm: (x + delta, norm(x + delta)), in one pass over memory (see `Tensor.addingRMSNorm`).
+    public func callAsFunction(_ x: Tensor, plus delta: Tensor) -> (sum: Tensor, norm: Tensor) {
+        x.addingRMSNorm(delta, weight: weight, epsilon: epsilon)
+    }
+
     public mutating func visit(_ visitor: inout ParameterVisitor) {
         visitor("weight", &weight)
     }

@@ -30,29 +30,31 @@ extension Tensor {
         return Tensor.record(
             "linear", inputs: [self, weight] + (bias.map { [$0] } ?? []),
             output: out_NO.reshaped(shape.dropLast() + [outputs])
-        ) { gradient in
+        ) { gradient, sums in
             let device = gradient.device
             let g_NO = gradient.reshaped([gradient.elementCount / max(1, outputs), outputs])
-            var dx: Tensor?
             if needsX {
-                let dx_NI = Tensor(uninitialised: [g_NO.shape[0], inputs], g_NO.dtype, on: device)
-                device.matmul(g_NO, w_OI.cast(to: g_NO.dtype), into: dx_NI, accumulate: false)
-                dx = dx_NI.reshaped(xShape)
+                let w = w_OI.cast(to: g_NO.dtype)
+                if sums[0]?.isUnique() == true {
+                    // Another use of x has its gradient there already.
+                    device.matmul(g_NO, w, into: sums[0]!.reshaped([g_NO.shape[0], inputs]), accumulate: true)
+                } else {
+                    let dx_NI = Tensor(uninitialised: [g_NO.shape[0], inputs], g_NO.dtype, on: device)
+                    device.matmul(g_NO, w, into: dx_NI, accumulate: false)
+                    sums[0].add(dx_NI.reshaped(xShape))
+                }
             }
-            var dw_OI: Tensor?
             if let x_NI = savedX_NI {
                 let dw = Tensor(uninitialised: [outputs, inputs], w_OI.dtype, on: device, kind: .gradients)
                 let (g, x) = (g_NO.cast(to: dw.dtype), x_NI.cast(to: dw.dtype))
                 device.matmul(g.transposed(), x, into: dw, accumulate: false)
-                dw_OI = dw
+                sums[1].add(dw)
             }
-            var db_O: Tensor?
             if let biasType {
                 let db = Tensor(uninitialised: [1, outputs], biasType, on: device, kind: .gradients)
                 device.reduce(.sum, g_NO.cast(to: biasType), axes: [0], into: db)
-                db_O = db.reshaped([outputs])
+                sums[2].add(db.reshaped([outputs]))
             }
-            return [dx, dw_OI, db_O]
         }
     }
 }

@@ -152,9 +152,43 @@ extension CPUDevice {
         }
     }
 
+    public func addRMSNorm(
+        _ x: Tensor, _ delta: Tensor, weight: Tensor, epsilon: Double, sum: Tensor, into out: Tensor
+    ) {
+        let span = recorder?.open("addRMSNorm", moving: [x, delta, weight, sum, out])
+        defer { span?.close() }
+        let x = x.contiguous()
+        let delta = delta.contiguous()
+        let weight = weight.contiguous()
+        let (rows, columns, pitch) = extents(x)
+        let (code, count) = (x.dtype.kernelCode, Int64(columns))
+        // A row of the sum is still in the nearest cache when its norm is taken.
+        forEachRow(rows, columns) { row in
+            let at = row * pitch
+            _ = rz_binary(
+                BinaryOperation.add.rawValue, code, count, x.address + at, 1, delta.address + at, 1, sum.address + at,
+                1)
+            rz_rms_norm_row(code, count, sum.address + at, weight.address, epsilon, out.address + at)
+        }
+    }
+
     public func rmsNormPullback(_ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, dx: Tensor, dw: Tensor) {
         let span = recorder?.open("rmsNormPullback", moving: [x, weight, g, dx, dw])
         defer { span?.close() }
+        rmsNormPullback(x, weight: weight, g, epsilon: epsilon, dx: dx, dw: dw, accumulate: false)
+    }
+
+    public func addRMSNormPullback(
+        _ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, to dx: Tensor, dw: Tensor
+    ) {
+        let span = recorder?.open("addRMSNormPullback", moving: [x, weight, g, dx, dx, dw])
+        defer { span?.close() }
+        rmsNormPullback(x, weight: weight, g, epsilon: epsilon, dx: dx, dw: dw, accumulate: true)
+    }
+
+    private func rmsNormPullback(
+        _ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, dx: Tensor, dw: Tensor, accumulate: Bool
+    ) {
         let x = x.contiguous()
         let weight = weight.contiguous()
         let g = g.contiguous()
@@ -162,7 +196,7 @@ extension CPUDevice {
         sumOverRows(rows, columns, into: [dw]) { row, sums in
             rz_rms_norm_pullback_row(
                 x.dtype.kernelCode, Int64(columns), x.address + row * pitch, weight.address, g.address + row * pitch,
-                epsilon, dx.address + row * pitch, sums[0])
+                epsilon, accumulate ? 1 : 0, dx.address + row * pitch, sums[0])
         }
     }
 

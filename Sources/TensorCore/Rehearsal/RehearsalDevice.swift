@@ -178,6 +178,20 @@ extension RehearsalDevice {
             $0.rmsNormPullback($1[0], weight: $1[1], $1[2], epsilon: epsilon, dx: $1[3], dw: $1[4])
         }
     }
+    public func addRMSNorm(
+        _ x: Tensor, _ delta: Tensor, weight: Tensor, epsilon: Double, sum: Tensor, into out: Tensor
+    ) {
+        pass("addRMSNorm", [x, delta, weight, sum, out]) {
+            $0.addRMSNorm($1[0], $1[1], weight: $1[2], epsilon: epsilon, sum: $1[3], into: $1[4])
+        }
+    }
+    public func addRMSNormPullback(
+        _ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, to dx: Tensor, dw: Tensor
+    ) {
+        pass("addRMSNormPullback", [x, weight, g, dx, dw], times: [1, 1, 1, 2, 1]) {
+            $0.addRMSNormPullback($1[0], weight: $1[1], $1[2], epsilon: epsilon, to: $1[3], dw: $1[4])
+        }
+    }
     public func layerNorm(_ x: Tensor, weight: Tensor, bias: Tensor, epsilon: Double, into out: Tensor) {
         pass("layerNorm", [x, weight, bias, out]) {
             $0.layerNorm($1[0], weight: $1[1], bias: $1[2], epsilon: epsilon, into: $1[3])
