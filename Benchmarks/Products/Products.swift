@@ -36,7 +36,7 @@ struct Products: ParsableCommand {
             ("OpenBLAS", { openBLAS($0, threads: threads) }),
         ]
         if let oneDNN = OneDNN(threads: threads) { contestants.append(("oneDNN", oneDNN.product)) }
-        print("\(threads) threads, ours: \(CPUDevice.float32Products), OpenBLAS: \(CPUDevice.productKernels)")
+        print("\(threads) threads, ours: \(device.products), OpenBLAS: \(CPUDevice.productKernels)")
         if contestants.count < 3 { print("no oneDNN here (Debian: libdnnl2)") }
         print(row("M,N,K", "ceiling", contestants.map(\.name)))
         for text in shapes.split(separator: ":") {

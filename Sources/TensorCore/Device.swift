@@ -68,7 +68,8 @@ public protocol Device: AnyObject, Sendable {
     func reduce(_ operation: Reduction, _ x: Tensor, axes: [Int], into out: Tensor)
     /// Index of the first largest element along the last axis, int64.
     func argmax(_ x: Tensor, into out: Tensor)
-    /// out [..., M, N] = a [..., M, K] b [..., K, N], or added to what is there. Half precision accumulates in float32.
+    /// out [..., M, N] = a [..., M, K] b [..., K, N], or added to what is there. Factors of half precision give a
+    /// result of their type or float32; sums are float32, rounded once.
     func matmul(_ a: Tensor, _ b: Tensor, into out: Tensor, accumulate: Bool)
 
     // Rows

@@ -256,7 +256,7 @@ public struct TrainingRun: Sendable {
         RunEnvironment(
             ranks: ranks.ranks, mesh: "\(mesh)" + (config.parallel.shardParameters ? ", sharded" : ""),
             threadsPerRank: threads, attention: attention.description,
-            products: "\(CPUDevice.float32Products), \(CPUDevice.productKernels)")
+            products: "\(ProductChoice.standard), \(CPUDevice.productKernels)")
     }
 
     /// Says why going on from a checkpoint is not exact to the bit; nil where it is.
@@ -276,7 +276,7 @@ struct RunEnvironment: Codable, Hashable {
     private var meshText: String { mesh ?? "" }
     var threadsPerRank: Int
     var attention: String
-    /// Kernels of float32 products, and OpenBLAS's kernel set for the others.
+    /// Kernels of products, and OpenBLAS's kernel set, which float64 uses always.
     var products: String
 
     /// What differs from the environment of an earlier part of the run; nil where nothing does.

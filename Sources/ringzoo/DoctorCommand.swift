@@ -23,7 +23,10 @@ struct DoctorCommand: ParsableCommand {
         print(
             "attention kernels \(BlockwiseAttention.kernels)\(environment["RINGZOO_KERNELS"] == nil ? "" : " (forced by RINGZOO_KERNELS)")"
         )
-        print("float32 products  \(CPUDevice.float32Products)")
+        let products = try ProductChoice.fromEnvironment()
+        let isForced = environment["RINGZOO_PRODUCTS"] == nil ? "" : " (forced by RINGZOO_PRODUCTS)"
+        print("float32 products  \(products.float32)\(isForced)")
+        print("bf16 products     \(products.bfloat16)\(isForced)")
         print("OpenBLAS kernels  \(CPUDevice.productKernels)")
         if let forced = environment["OPENBLAS_CORETYPE"] {
             print(

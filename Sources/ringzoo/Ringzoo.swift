@@ -23,13 +23,14 @@ struct Ringzoo: ParsableCommand {
         ])
 
     static var versionText: String {
-        "ringzoo \(String(cString: rz_version())) (\(String(cString: rz_commit()))), attention kernels \(BlockwiseAttention.kernels), products \(CPUDevice.float32Products), OpenBLAS \(CPUDevice.productKernels)"
+        "ringzoo \(String(cString: rz_version())) (\(String(cString: rz_commit()))), attention kernels \(BlockwiseAttention.kernels), products \(ProductChoice.standard), OpenBLAS \(CPUDevice.productKernels)"
     }
 
     /// Runs the command and ends with the exit code that fits the error.
     static func main() {
         do {
             try applyKernelChoice()
+            _ = try ProductChoice.fromEnvironment()
             var command = try parseAsRoot()
             try command.run()
             MPIProcess.exit(0)

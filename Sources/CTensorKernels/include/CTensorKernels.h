@@ -65,15 +65,22 @@ void rz_rotary_row(int dtype, int64_t half, const void *x, const void *cosine, c
 /// Softmax cross-entropy of one row. Returns -log softmax(x)[target]; when dx is given, (softmax(x) - onehot) * scale.
 double rz_cross_entropy_row(int dtype, int64_t n, const void *x, int64_t target, double scale, void *dx);
 
-// MARK: products (products.c)
+// MARK: products (products.c); float32, bfloat16 and float16 with float32 sums
 
-/// 1 where this processor uses the float32 product kernels here (AVX2 with FMA, and no AVX-512); where not, nothing else of this part may be called.
+/// 1 where this processor can run the product kernels here (AVX2, FMA and F16C); where not, none of them may be called.
 int rz_has_products(void);
-/// Bytes of scratch memory that a call with these extents, or smaller ones, needs.
-int64_t rz_product_scratch(int64_t m, int64_t n, int64_t k);
-/// c [m, n] = a [m, k] b [k, n], or added to what is there; a and b at any two strides, the columns of c side by side.
-void rz_product(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_depth, const float *b,
-                int64_t b_depth, int64_t b_column, float *c, int64_t c_row, int accumulate, void *scratch);
+/// 1 where it has vectors of 512 bits, which they do not use.
+int rz_has_avx512(void);
+/// The rows of A or the columns of B, each as long as the sum: strides from one to the next and along one.
+typedef struct {
+    const void *address;
+    int64_t lines, line_stride, depth_stride;
+} rz_factor;
+/// Bytes of scratch memory that a product [m, k] x [k, n] with a result of this type, or a smaller one, needs.
+int64_t rz_product_scratch(int64_t m, int64_t n, int64_t k, int type);
+/// c [m, n] = a b, or added to what is there; the columns of c lie side by side. The factors have one type, and c has it or float32.
+void rz_product(int factor_type, rz_factor a, rz_factor b, int64_t k, int type, void *c, int64_t c_row, int accumulate,
+                void *scratch);
 
 // MARK: optimizers (optimizer.c)
 

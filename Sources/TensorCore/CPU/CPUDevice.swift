@@ -2,7 +2,7 @@ import COpenBLAS
 import CTensorKernels
 import Foundation
 
-/// The host's processor: memory from a caching allocator, loops on a thread pool of its own, products from OpenBLAS.
+/// The host's processor: memory from a caching allocator, loops on a thread pool of its own, products of our own or OpenBLAS's.
 ///
 /// Each in-process rank owns one, so ledger, budget and threads are per rank. Results have the same bits at any number of
 /// threads: work is cut into pieces whose borders depend on shapes alone, and OpenBLAS runs one thread per piece.
@@ -10,6 +10,7 @@ public final class CPUDevice: Device {
     public let name: String
     public let ledger = MemoryLedger()
     public let pool: ThreadPool
+    public let products: ProductChoice
     public let hasHostMemory = true
     let allocator = CachingAllocator()
     private let slot = RecorderSlot()
@@ -19,9 +20,12 @@ public final class CPUDevice: Device {
         set { slot.current = newValue }
     }
 
-    /// - Parameter threads: worker threads including the caller; nil for `defaultThreads`.
-    public init(name: String = "cpu", threads: Int? = nil) {
+    /// - Parameters:
+    ///   - threads: worker threads including the caller; nil for `defaultThreads`.
+    ///   - products: who computes matrix products.
+    public init(name: String = "cpu", threads: Int? = nil, products: ProductChoice = .standard) {
         self.name = name
+        self.products = products
         pool = ThreadPool(workers: threads ?? CPUDevice.defaultThreads)
         _ = singleThreadedProducts
     }
@@ -31,9 +35,6 @@ public final class CPUDevice: Device {
 
     /// OpenBLAS's kernel set, for example "SkylakeX". The environment variable OPENBLAS_CORETYPE may force a slow one.
     public static var productKernels: String { String(cString: openblas_get_corename()) }
-
-    /// Who computes float32 products: our own kernels ("avx2"), or OpenBLAS and its kernel set ("OpenBLAS Zen").
-    public static var float32Products: String { rz_has_products() != 0 ? "avx2" : "OpenBLAS \(productKernels)" }
 
     /// Bytes the allocator holds for reuse beyond what is live.
     public var cachedBytes: Int { allocator.cachedBytes }

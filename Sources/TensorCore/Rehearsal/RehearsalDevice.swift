@@ -143,11 +143,8 @@ extension RehearsalDevice {
         note("matmul", [a, b, out], details: [accumulate ? 1 : 0], .products, flops: flops) {
             $0.matmul($1[0], $1[1], into: $1[2], accumulate: accumulate)
         }
-        // The CPU computes half precision in float32 copies.
-        let isHalf = out.dtype != .float32 && out.dtype != .float64
-        let wide = isHalf ? [a, b, out].map { Tensor(uninitialised: $0.shape, .float32, on: self) } : []
-        let bytes = ([a, b, out] + wide).reduce(0) { $0 + $1.byteCount }
-        withExtendedLifetime(wide) { spend(.products, flops: flops, rate: speed.products, bytes: Double(bytes)) }
+        let bytes = [a, b, out].reduce(0) { $0 + $1.byteCount }
+        spend(.products, flops: flops, rate: speed.products, bytes: Double(bytes))
     }
 
     public func gather(_ table: Tensor, _ indices: Tensor, into out: Tensor) {

@@ -1,0 +1,77 @@
+import COpenBLAS
+import CTensorKernels
+import Foundation
+
+/// Code that computes matrix products.
+public enum ProductKernels: String, Sendable, CaseIterable, CustomStringConvertible {
+    /// Our own, for float32 and half precision (`products.c`).
+    case avx2
+    /// OpenBLAS, with half precision widened to float32 block by block.
+    case openblas
+
+    /// What keeps these kernels from running here; nil where nothing does.
+    public var unavailableReason: String? {
+        switch self {
+        case .avx2: rz_has_products() != 0 ? nil : "this processor has no AVX2"
+        case .openblas: nil
+        }
+    }
+
+    /// With the kernel set of OpenBLAS, since bits depend on it.
+    public var description: String { self == .openblas ? "OpenBLAS \(CPUDevice.productKernels)" : rawValue }
+}
+
+/// Which kernels compute the products of a CPU device, by the type of the factors.
+public struct ProductChoice: Sendable, Hashable, CustomStringConvertible {
+    public var float32, bfloat16: ProductKernels
+
+    public init(float32: ProductKernels, bfloat16: ProductKernels) {
+        (self.float32, self.bfloat16) = (float32, bfloat16)
+    }
+
+    subscript(dtype: DType) -> ProductKernels {
+        switch dtype {
+        case .bfloat16: bfloat16
+        case .float32, .float16: float32
+        case .float64, .int32, .int64, .bool: .openblas
+        }
+    }
+
+    /// The best for this processor. With AVX-512 OpenBLAS's vectors are twice as wide as ours.
+    public static var best: ProductChoice {
+        let float32: ProductKernels = rz_has_products() != 0 && rz_has_avx512() == 0 ? .avx2 : .openblas
+        return ProductChoice(float32: float32, bfloat16: float32)
+    }
+
+    /// What the environment variable RINGZOO_PRODUCTS asks for; the best where it is not set.
+    /// - Throws: a `RingZooError` where it names something unknown, or what this machine cannot run.
+    public static func named(_ name: String?) throws -> ProductChoice {
+        guard let name else { return best }
+        guard let kernels = ProductKernels(rawValue: name) else {
+            throw RingZooError(
+                .config, "RINGZOO_PRODUCTS is '\(name)', which is unknown",
+                tried: [
+                    "one of these, or not setting it: "
+                        + ProductKernels.allCases.map(\.rawValue).joined(separator: ", ")
+                ])
+        }
+        if let reason = kernels.unavailableReason {
+            throw RingZooError(
+                .config, "RINGZOO_PRODUCTS is '\(name)', but \(reason)", tried: ["not setting it would work"])
+        }
+        return ProductChoice(float32: kernels, bfloat16: kernels)
+    }
+
+    /// Who computes which, in words: "avx2", or "float32 OpenBLAS SkylakeX, bf16 ...".
+    public var description: String {
+        float32 == bfloat16 ? float32.description : "float32 \(float32), bf16 \(bfloat16)"
+    }
+
+    /// - Throws: as `named`.
+    public static func fromEnvironment() throws -> ProductChoice {
+        try named(ProcessInfo.processInfo.environment["RINGZOO_PRODUCTS"])
+    }
+
+    /// Of all devices that are not given another. The command line refuses a wrong name before it makes a device.
+    public static let standard = (try? fromEnvironment()) ?? best
+}
