@@ -50,7 +50,7 @@ struct OneStep: Sendable {
         plan.memory.lossChunk = .tokens(128)
         let (fixed, blueprint) = (plan, blueprint)
         do {
-            return try link.run(ranks: ranks, threads: threads, deadline: 600) { communicator, device -> Reading in
+            return try link.run(ranks: ranks, threads: threads, deadline: 120) { communicator, device -> Reading in
                 func train<Model: LanguageModel>(_ model: Model) throws {
                     var trainer = Trainer(
                         model, optimizer: AdamW(for: model), loader: dataset.makeLoader(rowsPerBatch: 1), plan: fixed,
