@@ -1,6 +1,28 @@
 import DistributedCore
 import TensorCore
 
+/// What a user writes to choose ranks and link, for errors: keys of a config, or options of a command.
+public struct RankWords: Sendable {
+    let mesh: String
+    let link: @Sendable (ParallelSection.Link) -> String
+    let ranks: @Sendable (Int) -> String
+
+    /// `parallel` of a config.
+    public static let config = RankWords(
+        mesh: "the mesh (parallel.sequence x data x tensor)", link: { "parallel.link: \($0.rawValue)" },
+        ranks: { "--set parallel.sequence=\($0)" })
+
+    /// `--ranks` and `--link` of a command, beside its `--tensor` where it has that.
+    public static func options(tensor: Int = 1) -> RankWords {
+        RankWords(
+            mesh: tensor == 1 ? "the group (--ranks)" : "the mesh (--ranks x --tensor)",
+            link: { "--link \($0.rawValue)" },
+            ranks: { ranks in
+                ranks % tensor == 0 ? "--ranks \(ranks / tensor)" : "--ranks and --tensor whose product is \(ranks)"
+            })
+    }
+}
+
 /// The ranks of a run and the link between them, chosen from `parallel` and from what started this process.
 public struct RankChoice: Sendable {
     public let link: any LinkProvider
@@ -14,10 +36,12 @@ public struct RankChoice: Sendable {
     /// - Parameters:
     ///   - name: `parallel.link`.
     ///   - ranks: the product of the mesh; nil for as many as were launched.
+    ///   - words: what the user wrote them with, for errors.
     ///   - place: where the names were written, for errors.
     /// - Throws: `.config` where link, ranks and launcher do not fit, naming all three.
     public init(
-        link name: ParallelSection.Link, ranks: Int?, in zoo: Zoo, place: (String) -> ConfigPlace? = { _ in nil }
+        link name: ParallelSection.Link, ranks: Int?, in zoo: Zoo, words: RankWords,
+        place: (String) -> ConfigPlace? = { _ in nil }
     ) throws {
         func fault(_ key: String, _ message: String, _ tried: [String]) -> RingZooError {
             RingZooError(.config, (place(key).map { "\($0): " } ?? "") + message, tried: tried)
@@ -30,23 +54,23 @@ public struct RankChoice: Sendable {
         }
         self.ranks = ranks ?? launch?.ranks ?? 1
         var notes: [String] = []
-        if name == .auto, let launch { notes = ["parallel.link: auto chose '\(link.name)' (\(launch.launcher))"] }
+        if name == .auto, let launch { notes = ["\(words.link(.auto)) chose '\(link.name)' (\(launch.launcher))"] }
         self.notes = notes
         if let launch, link.name != launched?.name {
             throw fault(
                 "parallel.link",
-                "parallel.link is '\(name.rawValue)', but \(launch.launcher) started \(launch.ranks) processes: "
+                "\(words.link(name)), but \(launch.launcher) started \(launch.ranks) processes: "
                     + "each would do the whole work",
-                ["link: auto or \(launched!.name) would work, or one process without \(launch.launcher)"])
+                ["\(words.link(.auto)) would work, or one process without \(launch.launcher)"])
         }
         if !link.isInProcess && self.ranks != (launch?.ranks ?? 1) {
             let started = launch.map { "\($0.launcher) started \($0.ranks)" } ?? "no launcher started others"
             throw fault(
                 "parallel.sequence",
-                "the mesh (parallel.sequence x data x tensor) has \(self.ranks) rank\(self.ranks == 1 ? "" : "s"), but \(started)",
+                "\(words.mesh) has \(self.ranks) rank\(self.ranks == 1 ? "" : "s"), but \(started)",
                 [
                     "mpirun -n \(self.ranks) would work",
-                    launch.map { "or --set parallel.sequence=\($0.ranks)" } ?? "or link: threads",
+                    "or \(launch.map { words.ranks($0.ranks) } ?? words.link(.threads))",
                 ])
         }
     }
@@ -56,7 +80,7 @@ public struct RankChoice: Sendable {
         let parallel = config.parallel
         try self.init(
             link: parallel.link, ranks: parallel.sequence * parallel.data * parallel.tensor, in: zoo,
-            place: config.place)
+            words: .config, place: config.place)
     }
 
     /// Runs `body` on every rank of this process, and returns the result of the first of them.

@@ -76,7 +76,7 @@ struct AttentionBenchCommand: ParsableCommand {
         let attentionMask = try mask.attentionMask()
         let name = [mask.name, terms.name].filter { !$0.isEmpty }.joined(separator: " ")
         let zoo = try ZooStandard.zoo()
-        let all = try RankChoice(link: link, ranks: ranks, in: zoo)
+        let all = try RankChoice(link: link, ranks: ranks, in: zoo, words: .options())
         try terms.check(ranks: all.ranks)
         if all.holdsFirstRank { Terminal.note(Ringzoo.versionText) }
         if !json && all.holdsFirstRank {
@@ -94,7 +94,8 @@ struct AttentionBenchCommand: ParsableCommand {
             }
             for backend in backends.split(separator: ",").map(String.init) {
                 let provider = try zoo.attention.entry(backend)
-                let group = try provider.isDistributed ? all : RankChoice(link: link, ranks: 1, in: zoo)
+                let group =
+                    try provider.isDistributed ? all : RankChoice(link: link, ranks: 1, in: zoo, words: .options())
                 let choice = try AttentionChoice(
                     backend: backend, local: "auto", headRanks: provider.takesHeadRanks ? cut.headRanks : nil,
                     ranks: group.ranks, in: zoo)

@@ -33,7 +33,7 @@ struct AttentionRunCommand: ParsableCommand {
     func run() throws {
         if let ranks, ranks < 1 { throw RingZooError(.usage, "--ranks is \(ranks)", tried: ["at least 1 would work"]) }
         let zoo = try ZooStandard.zoo()
-        let group = try RankChoice(link: link, ranks: ranks, in: zoo)
+        let group = try RankChoice(link: link, ranks: ranks, in: zoo, words: .options())
         let inputs = try AttentionInputs(HDF5File.readForeign(input), path: input, needsGradient: grad)
         var attentionMask = try mask.attentionMask()
         attentionMask.softCap = softCap

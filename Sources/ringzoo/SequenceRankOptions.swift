@@ -27,8 +27,9 @@ struct SequenceRankOptions: ParsableArguments {
         if !(deadline > 0 && deadline.isFinite) {
             throw RingZooError(.usage, "--deadline is \(deadline)", tried: ["a number of seconds above 0 would work"])
         }
-        let sequence = try ranks ?? max(1, RankChoice(link: link, ranks: nil, in: zoo).ranks / tensor)
-        return try RankChoice(link: link, ranks: sequence * tensor, in: zoo)
+        let words = RankWords.options(tensor: tensor)
+        let sequence = try ranks ?? max(1, RankChoice(link: link, ranks: nil, in: zoo, words: words).ranks / tensor)
+        return try RankChoice(link: link, ranks: sequence * tensor, in: zoo, words: words)
     }
 
     /// How the ranks of a group share the work.

@@ -21,13 +21,13 @@ import ZooCore
     }
 
     static func choose(
-        _ link: ParallelSection.Link, ranks: Int?, launched: Int?, rank: Int = 0
+        _ link: ParallelSection.Link, ranks: Int?, launched: Int?, rank: Int = 0, words: RankWords = .config
     ) throws -> RankChoice {
         var zoo = Zoo()
         try zoo.links.register("threads", ThreadLinkProvider())
         let launch = launched.map { RankLaunch(launcher: "mpirun", rank: rank, ranks: $0) }
         try zoo.links.register("mpi", Processes(launch: launch))
-        return try RankChoice(link: link, ranks: ranks, in: zoo)
+        return try RankChoice(link: link, ranks: ranks, in: zoo, words: words)
     }
 
     @Test func autoTakesWhatStartedTheProcess() throws {
@@ -55,6 +55,36 @@ import ZooCore
         }
         #expect(error.code == .config && error.message.contains(words), "\(error)")
         #expect(!error.tried.isEmpty)
+    }
+
+    /// What is said to work can be written where the misfit was.
+    @Test(arguments: misfits)
+    func remediesAreInTheWordsOfWhoeverAsked(
+        _ link: ParallelSection.Link, _ ranks: Int, _ launched: Int?, _ words: String
+    ) throws {
+        func said(_ words: RankWords) throws -> String {
+            try #require(throws: RingZooError.self) {
+                try Self.choose(link, ranks: ranks, launched: launched, words: words)
+            }.description
+        }
+        for tensor in [1, 2] {
+            let options = try said(.options(tensor: tensor))
+            #expect(options.contains("--ranks") || options.contains("--link"), "\(options)")
+            #expect(!options.contains("parallel."), "\(options)")
+        }
+        let config = try said(.config)
+        #expect(config.contains("parallel.") && !config.contains("--ranks") && !config.contains("--link"), "\(config)")
+    }
+
+    @Test func aNumberOfRanksThatWorksIsNamed() throws {
+        func said(tensor: Int) throws -> [String] {
+            try #require(throws: RingZooError.self) {
+                try Self.choose(.auto, ranks: 4, launched: 6, words: .options(tensor: tensor))
+            }.tried
+        }
+        #expect(try said(tensor: 1) == ["mpirun -n 4 would work", "or --ranks 6"])
+        #expect(try said(tensor: 2) == ["mpirun -n 4 would work", "or --ranks 3"])
+        #expect(try said(tensor: 4).last == "or --ranks and --tensor whose product is 6")
     }
 
     @Test(arguments: [
