@@ -52,10 +52,9 @@ extension LanguageModel {
         try logits(of: hidden(tokens, context, cache: &cache), context.sharding)!
     }
 
-    /// The same of states [B, T, M]; nil where this rank has none. Every rank makes this call: with sharded parameters the head is
-    /// collected from all, and where tensor parallelism cuts the vocabulary, so are the logits.
+    /// The same of states [B, T, M]; nil where this rank has none. Every rank makes this call: where the rows of the head lie over ranks, or
+    /// tensor parallelism cuts the vocabulary, each rank computes the logits of its tokens of the vocabulary.
     public func logits(of states: Tensor?, _ sharding: ParameterSharding) throws -> Tensor? {
-        let head = try sharding.gathered(headWeight)
-        return try states.map { try sharding.joined(.matmul($0.cast(to: head.dtype), head.transposed())) }
+        try sharding.product(states, by: headWeight).map { try sharding.joined($0) }
     }
 }

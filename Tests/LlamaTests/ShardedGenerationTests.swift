@@ -137,6 +137,34 @@ import TreeAttention
         }
     }
 
+    /// With sharded parameters the layers travel for a new token; of embedding and head, in which a small model has most of its
+    /// parameters, one row and one rank's share of the logits do.
+    @Test(arguments: [false, true], [2, 3, 4])
+    func embeddingAndHeadStayWhereTheyLie(_ tied: Bool, _ size: Int) throws {
+        var configuration = Self.configuration
+        (configuration.tied, configuration.vocabulary) = (tied, 1009)
+        func traffic(_ newTokens: Int) throws -> Int {
+            let generation = TokenGeneration(try Sampler(seed: 1), maximumCount: newTokens)
+            return try InProcessRanks.run(size, threads: 1) { [configuration] communicator, device in
+                let mesh = try ProcessMesh(.init(sequence: size), shardParameters: true, over: communicator)
+                let model = Self.part(of: try Self.model(configuration, on: device), mesh)
+                _ = try Self.generate(generation, Self.prompt(10), with: model, over: Self.ranks(mesh))
+                return communicator.traffic.bytes
+            }.reduce(0, +)
+        }
+        let c = configuration
+        let (M, V, others) = (c.width, c.vocabulary, size - 1)
+        let embeddingAndHead = (tied ? 1 : 2) * V * M
+        // The layers and the last norm go to all ranks; each layer's partial softmax does, too.
+        let layers = others * (c.parameterCount - embeddingAndHead)
+        let attention = c.layers * size * others * c.heads * (c.headSize + 2)
+        // Every rank asks every other one for the token's row, and its holder answers; then the state that is to become logits goes out
+        // from rank 0, which speaks, and the logits of the others' rows come back.
+        let lookup = size * others + others * M
+        let logits = others * M + V - Range.piece(0, of: size, count: V).count
+        #expect(try traffic(8) - traffic(3) == 5 * 4 * (layers + attention + lookup + logits))
+    }
+
     /// How ranks share a model and its text.
     struct Mesh: CustomTestStringConvertible, Sendable {
         var sequence, tensor: Int

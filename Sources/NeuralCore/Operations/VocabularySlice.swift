@@ -71,10 +71,16 @@ public struct VocabularySlice: Sendable {
 
 extension Embedding {
     /// Looks up tokens of a vocabulary of so many, of which the context may have a slice here, and rows of it only.
+    ///
+    /// With sharded rows the whole slice is collected where a gradient is wanted, which is as large; otherwise the tokens' rows are.
     public func callAsFunction(_ tokens: Tensor, of vocabulary: Int, _ context: SequenceContext) throws -> Tensor {
-        let embedding = try context.whole(self)
-        guard let tensor = context.sharding.tensor else { return embedding(tokens, context.precision) }
-        let slice = VocabularySlice(of: vocabulary, over: tensor)
-        return try context.reduced(embedding(slice.indices(of: tokens), context.precision))
+        let slice = context.sharding.tensor.map { VocabularySlice(of: vocabulary, over: $0) }
+        let indices = slice?.indices(of: tokens) ?? tokens
+        let rows =
+            weight.isTracked
+            ? try context.whole(self)(indices, context.precision)
+            : try context.sharding.lookUp(
+                indices, in: weight, rowCount: slice?.tokens.count ?? vocabulary, sentAs: context.precision.compute)
+        return try context.reduced(rows)
     }
 }
