@@ -5,6 +5,9 @@ extension AttentionMask {
     /// attention is counted by. Reads documents on the host.
     public func visiblePairs(queries: Positions, keys: Positions, batch: Int) -> Int {
         guard let documents else { return batch * visiblePairs(queries, keys) }
+        if let length = documents.rehearsedLength {
+            return batch * visiblePairs(queries: queries, keys: keys, documentLength: length)
+        }
         let (rows, columns) = (queries.indices, keys.indices)
         let (ofQueries, ofKeys) = (documents.queries.values(Int32.self), documents.keys.values(Int32.self))
         return (0..<batch).reduce(0) { sum, b in

@@ -15,7 +15,7 @@ public struct NotedAttention<Base: AttentionBackend>: AttentionStandIn {
             // Taken out, or the state would be shared while it is written, and copied.
             let accumulator = $0.removeLast(), sum = $0.removeLast(), reference = $0.removeLast()
             var state = AttentionState(reference: reference, sum: sum, accumulator: accumulator)
-            try base.forward(q: $0[0], k: $0[1], v: $0[2], into: &state, problem)
+            try base.forward(q: $0[0], k: $0[1], v: $0[2], into: &state, problem.replayed(on: $0[0].device))
         }
         try base.forward(q: q, k: k, v: v, into: &state, problem)
     }
@@ -32,7 +32,8 @@ public struct NotedAttention<Base: AttentionBackend>: AttentionStandIn {
             let dv = $0.removeLast(), dk = $0.removeLast(), dq = $0.removeLast()
             var gradients = AttentionGradients(q: dq, k: dk, v: dv, bias: bias)
             try base.backward(
-                dOut: $0[0], q: $0[1], k: $0[2], v: $0[3], lse: $0[4], delta: $0[5], into: &gradients, problem)
+                dOut: $0[0], q: $0[1], k: $0[2], v: $0[3], lse: $0[4], delta: $0[5], into: &gradients,
+                problem.replayed(on: $0[0].device))
         }
         try base.backward(
             dOut: dOut, q: q, k: k, v: v, lse: lse, delta: delta, into: &gradients, problem)

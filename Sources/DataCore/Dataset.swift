@@ -38,7 +38,7 @@ public struct Dataset: Sendable {
     public let trainingTokenCount: Int
     /// Tokens in the evaluation part; 0 where there is none.
     public let evaluationTokenCount: Int
-    private let training: any RowSource
+    let training: any RowSource
     private let evaluation: (any RowSource)?
     private let order: DataLoader.Order
     private let rowsPerEpoch: Int?

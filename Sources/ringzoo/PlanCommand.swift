@@ -242,6 +242,16 @@ private struct PlanReport {
         }
     }
 
+    /// What attention is counted by.
+    private var documents: String {
+        if let length = plan.setting.documentLength {
+            return
+                "attention within documents of \(grouped(length)) tokens, which show as many pairs of tokens as the data's"
+        }
+        return "attention over whole rows, each of which is one document"
+            + (request.isFixed ? " in the data" : ": a config's plan counts its data's documents")
+    }
+
     /// One line for each plan, the best first.
     static func comparison(_ plans: [Plan]) -> String {
         let lines = plans.map { plan in
@@ -264,6 +274,7 @@ private struct PlanReport {
                 + " context \(grouped(plan.setting.context)), batch \(plan.setting.batch), \(request.training.attention.description) on"
                 + " \(request.devices) x \(device.name) (\(byteText(device.memory)) each), \(plan.setting.words)"
         ]
+        lines.append("  \(documents)")
         lines += memory.map { "  \(padded($0, 30)) \(leading(byteText($1), 12))" }
         lines.append(
             "  \(padded("a rank in all", 30)) \(leading(byteText(plan.bytes), 12))  \(plan.fits ? "fits" : "DOES NOT FIT")"
@@ -300,6 +311,7 @@ private struct PlanReport {
                 "shardParameters": plan.setting.shardParameters,
             ]
             if let longest { object["longestContext"] = longest }
+            if let length = plan.setting.documentLength { object["documentLength"] = length }
             if let spread = request.spread {
                 object["stepSecondsSpread"] = [spread.lowerBound, spread.upperBound].map { $0 * plan.step.seconds }
             }

@@ -44,4 +44,30 @@ import Testing
         }
         #expect(seen > 1_000, "the draw has to contain visible pairs")
     }
+
+    /// On a rehearsal no document can be read: there they are as long as the device says.
+    @Test func rehearsedDocumentsAreThoseOfPositions() {
+        var draw = Draw(seed: 6)
+        let device = CPUDevice(threads: 1)
+        var seen = 0
+        for _ in 0..<500 {
+            let (queries, keys, length) = (positions(&draw), positions(&draw), draw(1...50))
+            let speed = DeviceSpeed(products: 1, attention: 1, memory: 1, launch: 0)
+            let rehearsal = RehearsalDevice(speed: speed, workers: 1, documentLength: length)
+            var mask = AttentionMask(
+                causal: draw.chance(2),
+                window: draw.chance(2) ? .init(back: draw(0...12), ahead: draw(0...12)) : nil)
+            func pairs(_ device: any Device, _ document: (Int) -> Int32) -> Int {
+                func tensor(_ positions: Positions) -> Tensor {
+                    Tensor(positions.indices.map(document), [1, positions.count], on: device)
+                }
+                mask.documents = .init(queries: tensor(queries), keys: tensor(keys))
+                return mask.visiblePairs(queries: queries, keys: keys, batch: 2)
+            }
+            let expected = pairs(device) { Int32($0 / length) }
+            #expect(pairs(rehearsal) { _ in 0 } == expected, "\(mask), documents of \(length)")
+            seen += expected
+        }
+        #expect(seen > 1_000, "the draw has to contain visible pairs")
+    }
 }

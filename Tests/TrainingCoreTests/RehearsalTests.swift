@@ -1,4 +1,5 @@
 import DistributedCore
+import Foundation
 import NeuralCore
 import TensorCore
 import Testing
@@ -85,6 +86,42 @@ import ZooCore
         #expect(products == 6 * T * weights)
         // Two products of every visible pair forward, five backward; 4 heads of 16.
         #expect(step.spending[.attention]!.flops == layers * 7 * 2 * 64 * (T * (T + 1) / 2))
+    }
+
+    /// Records of 3 to 39 tokens, about three to a row of 64: attention is that within documents, and not that of whole rows.
+    @Test(arguments: [1, 2])
+    func packedDocumentsAreCountedApart(_ ranks: Int) throws {
+        let path = FileManager.default.temporaryDirectory.appendingPathComponent("ringzoo-\(UUID().uuidString)").path
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let records = (0..<200).map { number in
+            let text = String(repeating: "a", count: 1 + number * 7 % 37)
+            return "{\"prompt\": \"\(text)\", \"completion\": \"bc\"}\n"
+        }
+        try records.joined().write(toFile: path, atomically: true, encoding: .utf8)
+        let job = try Job([
+            "data.kind=jsonl", "data.path=\(path)", "data.packing=true", "data.context=64",
+            "attention.backend=\(ranks == 1 ? "cpu" : "ring")", "parallel.sequence=\(ranks)",
+        ])
+        // All rows of an epoch, as the trainer sees them.
+        var loader = job.run.dataset.makeLoader(rowsPerBatch: 1)
+        let rows = (0..<job.run.dataset.trainingTokenCount / 64).map { _ in loader.next() }
+        let pairs = rows.map { row in
+            Dictionary(grouping: row.documents) { $0 }.values.reduce(0) { $0 + $1.count * ($1.count + 1) / 2 }
+        }
+        let expected = Double(pairs.reduce(0, +)) / Double(rows.count)
+        let step = try rehearse(job, rank: 0)
+        // 2 layers, 7 products, 2 FLOPs, 4 heads of 16, and 2 rows a batch of which each rank has its part.
+        let planned = step.spending[.attention]!.flops / (2 * 7 * 2 * 64) / 2 * Double(ranks)
+        #expect(expected < 0.6 * 64 * 65 / 2, "documents are shorter than rows")
+        // Documents of equal length do not divide a row.
+        #expect(abs(planned - expected) < 0.15 * expected, "\(planned) pairs a row planned, \(expected) in the data")
+        let measured = try job.onRanks { trainer, device in
+            device.ledger.resetPeak()
+            _ = try trainer.takeStep()
+            return device.ledger.peak()
+        }[0]
+        // Rows whose documents differ keep each row's; the planned ones are alike.
+        #expect(abs(step.workingBytes - measured) <= measured / 100, "\(step.workingBytes), \(measured)")
     }
 
     /// A ring that sends faster than it computes waits for the gradients' sum alone; one that does not waits for the blocks.

@@ -44,6 +44,23 @@ import Testing
         )
     }
 
+    /// This machine is measured with the documents, too.
+    @Test func documentsOfTheDataAreCountedAndSaid() throws {
+        let folder = try folder()
+        let whole = try Tool.succeed("plan", "run.yaml", "--device", "h100-80g", in: folder).text
+        #expect(whole.contains("attention over whole rows, each of which is one document in the data"))
+        let record = "{\"prompt\": \"The harbour\", \"completion\": \" lies.\"}\n"
+        try folder.write("records.jsonl", String(repeating: record, count: 50))
+        let plan = try Tool.succeed(
+            "plan", "run.yaml", "--set", "data.kind=jsonl", "--set", "data.path=records.jsonl", "--set",
+            "data.packing=true", in: folder
+        ).text
+        // 45 records of 16 tokens fill 11 rows of 64, and a quarter of one whose rest counts as a document: (45 x 16^2 + 48^2) / (12 x 64).
+        #expect(plan.contains("attention within documents of 18 tokens"), "\(plan)")
+        let model = try Tool.succeed("plan", "--model", "llama/debug", "--context", "1K", in: folder).text
+        #expect(model.contains("one document: a config's plan counts its data's documents"))
+    }
+
     @Test func whatDoesNotFitIsSaidWithAReason() throws {
         let result = try Tool.run(["plan", "--model", "llama/65b", "--context", "1K", "--devices", "2"])
         #expect(result.code == 1)

@@ -28,9 +28,12 @@ public final class RehearsalDevice: Device {
     public let workers: Int
     /// Where each operation is noted; nil for nowhere.
     public let log: OperationLog?
+    /// Tokens of each document of a row, where rows have several: what tells documents apart has no value here.
+    public let documentLength: Int?
     private let books = Mutex((clock: 0.0, parts: [Part: Spending]()))
 
-    public init(speed: DeviceSpeed, workers: Int, log: OperationLog? = nil) {
+    public init(speed: DeviceSpeed, workers: Int, log: OperationLog? = nil, documentLength: Int? = nil) {
+        self.documentLength = documentLength
         self.speed = speed
         self.workers = workers
         self.log = log

@@ -25,6 +25,8 @@ public struct StepRehearsal: Sendable, Hashable {
         public var shares: [Int]?
         public var precision = NeuralCore.Precision.float32
         public var memory = SequenceContext.MemoryPlan()
+        /// Tokens of each document of a row (`Dataset.documentLength`); nil where a row is one document.
+        public var documentLength: Int?
         /// Bytes of activations and ring buffers that a rank may hold (`memory.budget`); nil for as many as there are.
         public var budget: Int?
 
@@ -41,6 +43,7 @@ public struct StepRehearsal: Sendable, Hashable {
             shares = run.plan.shares
             precision = run.plan.precision
             memory = run.plan.memory
+            documentLength = run.dataset.documentLength
             budget = run.config.memory.budget
         }
 
@@ -77,7 +80,7 @@ public struct StepRehearsal: Sendable, Hashable {
         of training: PlannedTraining, _ setting: Setting, on speed: DeviceSpeed, workers: Int, link: LinkSpeed,
         log: OperationLog? = nil
     ) throws {
-        let device = RehearsalDevice(speed: speed, workers: workers, log: log)
+        let device = RehearsalDevice(speed: speed, workers: workers, log: log, documentLength: setting.documentLength)
         let shared = RehearsalLink(link)
         func group(_ size: Int, rank: Int = 0) -> RehearsalCommunicator {
             RehearsalCommunicator(
@@ -110,7 +113,9 @@ public struct StepRehearsal: Sendable, Hashable {
         let attention = training.attention
         let backend = try log == nil ? attention.make(over: ranks) : attention.makeNoted(over: ranks)
         func makeTrainer(_ model: some LanguageModel) throws -> any ModelTrainer {
-            let loader = DataLoader(BlankRows(context: setting.context), rowsPerBatch: setting.batch, seed: 1)
+            let rows = BlankRows(
+                context: setting.context, documentLength: setting.documentLength ?? setting.context)
+            let loader = DataLoader(rows, rowsPerBatch: setting.batch, seed: 1)
             return Trainer(
                 model, optimizer: try training.optimizer(model), loader: loader, plan: plan, attention: backend,
                 mesh: mesh)
@@ -134,15 +139,17 @@ public struct StepRehearsal: Sendable, Hashable {
     }
 }
 
-/// Rows of token 0, all of which are learned.
+/// Rows of token 0, all of which are learned, in documents of equal length.
 private struct BlankRows: RowSource {
-    let context: Int
+    let context, documentLength: Int
     let rowCount = 1
 
     func append(row index: Int, to batch: inout Batch) {
-        let tokens = [Int32](repeating: 0, count: context)
         var writer = RowWriter(&batch, resetPositions: false)
-        writer.appendDocument(tokens: tokens[...], targets: tokens)
+        for start in stride(from: 0, to: context, by: documentLength) {
+            let tokens = [Int32](repeating: 0, count: min(documentLength, context - start))
+            writer.appendDocument(tokens: tokens[...], targets: tokens)
+        }
         batch = writer.finish()
     }
 }
