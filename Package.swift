@@ -103,7 +103,8 @@ let package = Package(
 
         // The ranks that MPICommunicatorTests starts with mpirun.
         .executableTarget(
-            name: "mpi-ranks", dependencies: ["MPICommunicator", "ConformanceKit", "ZooCore"], path: "Tests/MPIRanks"),
+            name: "mpi-ranks", dependencies: ["MPICommunicator", "ConformanceKit", "ZooStandard"],
+            path: "Tests/MPIRanks"),
 
         tests(of: "TensorCore", ["ConformanceKit"]),
         tests(of: "AttentionCore", ["ConformanceKit"]),

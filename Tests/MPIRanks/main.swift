@@ -8,7 +8,8 @@ import ZooCore
 // One rank of a test: MPICommunicatorTests starts it with mpirun. What it finds goes to standard output.
 //
 //   mpi-ranks conform [LARGEST MESSAGE]      the laws of ConformanceKit; messages of MPI of so many bytes at most
-//   mpi-ranks rotate FAULT RANK PACKET       rotations in which one rank harms one packet
+//   mpi-ranks train FAULT RANK PACKET DELAY CONFIG SETTINGS
+//                                            a run in which one rank harms one packet of its rotations
 //   mpi-ranks stop RANK SIGNAL               rotations in which one rank sends itself a signal
 //   mpi-ranks throw RANK                     rotations in which one rank fails
 //   mpi-ranks version NAME                   joins a run as a rank of another version of the program
@@ -42,15 +43,13 @@ func main() throws {
         }
         for violation in violations { print(violation) }
         print("rank \(process.rank) of \(process.size) found \(violations.count)")
-    case "rotate":
+    case "train":
         guard let fault = FaultyLink.Fault(rawValue: arguments[1]) else { fatalError("no fault \(arguments[1])") }
-        let process = try MPIProcess.join(deadline: 30)
-        try process.run(
-            threads: 1, rules,
-            over: { link in
-                link.rank == number(2) ? FaultyLink(link, fault, packet: number(3), delay: 3 * deadline) : link
-            }
-        ) { communicator, _ in try rotate(communicator) }
+        let (culprit, packet, delay) = (number(2), number(3), Double(arguments[4]) ?? 0)
+        let processes = FaultyProcesses { link in
+            link.rank == culprit ? FaultyLink(link, fault, packet: packet, of: .rotate, delay: delay) : link
+        }
+        try processes.train(arguments[5], Array(arguments[6...]))
     case "stop":
         let process = try MPIProcess.join(deadline: 30)
         try process.run(threads: 1, rules) { communicator, _ in

@@ -52,7 +52,11 @@ struct FaultTrial {
 
     func run() throws -> End {
         switch kind.cause {
-        case .block(let fault):
+        case .block(let fault, between: .processes):
+            let place = [fault.rawValue, "\(Self.culprit)", "\(Self.harmedRotation)", "\(2 * deadline)"]
+            let arguments = try [folder.config("run")] + settings(ranks: Self.ranks)
+            return try onProcesses([RankProgram.path, "train"] + place + arguments)
+        case .block(let fault, between: .threads):
             return try onThreads { link in
                 link.rank == Self.culprit
                     ? FaultyLink(link, fault, packet: Self.harmedRotation, of: .rotate, delay: 2 * deadline) : link
@@ -84,14 +88,14 @@ struct FaultTrial {
         case .otherConfig:
             _ = try soundStart()
             let other = try train(["optimizer.rate=2e-3"])
-            return try onProcesses(culprit: [TrainingProgram.path] + other)
+            return try onProcesses(sound(), culprit: [TrainingProgram.path] + other)
         case .otherVersion:
             _ = try soundStart()
-            return try onProcesses(culprit: [RankProgram.path, "version", "0.0.0-other"])
+            return try onProcesses(sound(), culprit: [RankProgram.path, "version", "0.0.0-other"])
         case .lateStart:
             _ = try soundStart()
             let late = ([TrainingProgram.path] + (try train())).map { "'\($0)'" }.joined(separator: " ")
-            return try onProcesses(culprit: ["sh", "-c", "sleep 1; exec \(late)"])
+            return try onProcesses(sound(), culprit: ["sh", "-c", "sleep 1; exec \(late)"])
         }
     }
 
@@ -120,26 +124,26 @@ struct FaultTrial {
             code: error?.code.exitCode ?? 0, said: threads.said, seconds: MonotonicClock.seconds - begin)
     }
 
+    private func sound() throws -> [String] { [TrainingProgram.path] + (try train()) }
+
     /// The arguments of the program, for every rank.
     private func train(_ more: [String] = []) throws -> [String] {
         let all = settings(ranks: Self.ranks, endless + (isEndless ? [] : ["run.stopAfter=6"]) + more)
         return try ["train", folder.config("run"), "--resume"] + all.flatMap { ["--set", $0] }
     }
 
-    /// Rank 1 is started by another command than the others.
-    private func onProcesses(culprit: [String]) throws -> End {
-        let sound = [TrainingProgram.path] + (try train())
+    /// Every rank is started by this command, rank 1 by another one where there is one.
+    private func onProcesses(_ command: [String], culprit: [String]? = nil) throws -> End {
         let begin = MonotonicClock.seconds
         let job = try TrainingProgram(
-            onRanks: (0..<Self.ranks).map { $0 == Self.culprit ? culprit : sound }, in: folder)
+            onRanks: (0..<Self.ranks).map { $0 == Self.culprit ? culprit ?? command : command }, in: folder)
         let code = job.wait(limit: 60)
         return End(code: code, said: job.said, seconds: MonotonicClock.seconds - begin)
     }
 
     /// Rank 1 gets a signal after the checkpoint of step 4.
     private func onProcesses(_ signal: Int32) throws -> End {
-        let program = [TrainingProgram.path] + (try train())
-        let job = try TrainingProgram(onRanks: [[String]](repeating: program, count: Self.ranks), in: folder)
+        let job = try TrainingProgram(onRanks: [[String]](repeating: sound(), count: Self.ranks), in: folder)
         job.watch { job.said.contains("step 4: saved") }
         let begin = MonotonicClock.seconds
         kill(try #require(job.processIdentifier(ofRank: Self.culprit)), signal)
