@@ -102,7 +102,8 @@ struct LlamaAttention: Module {
         _ x_BTM: Tensor, _ tables: RotaryTables, _ context: SequenceContext, cache: inout KeyValueCache?
     ) throws -> Tensor {
         let (B, T) = (x_BTM.shape[0], x_BTM.shape[1])
-        func split(_ x: Tensor, _ heads: Int) -> Tensor { x.reshaped([B, T, heads, headSize]) }  // [B, T, H, D]
+        // [B, T, H, D]
+        func split(_ x: consuming Tensor, _ heads: Int) -> Tensor { x.reshaped([B, T, heads, headSize]) }
         let q_BHTD = split(q(x_BTM), heads).rotary(tables).transposed(1, 2)
         var k_BHTD = split(k(x_BTM), keyHeads).rotary(tables).transposed(1, 2)
         var v_BHTD = split(v(x_BTM), keyHeads).transposed(1, 2)

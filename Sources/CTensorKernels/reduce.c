@@ -78,6 +78,11 @@ int rz_reduce_row(int op, int dtype, int64_t n, const void *x, int64_t sx, void 
     return 0;
 }
 
+double rz_partial_sum(int op, int dtype, int64_t n, const void *x) {
+    if (dtype == RZ_F64) return op == RZ_SUM ? sum_f64(n, x, 1) : squares_f64(n, x, 1);
+    return op == RZ_SUM ? sum_f32(n, x, 1) : squares_f32(n, x, 1);
+}
+
 #define COLUMNS 256
 #define DEFINE_COLUMNS(T, S, A)                                                                                            \
     RZ_CLONES static void columns_##S(int op, int64_t rows, int64_t n, const T *x, int64_t stride, T *out) {               \

@@ -4,6 +4,12 @@
 #include <stdlib.h>
 
 #define LANES 16
+// A loop that clang would unroll before it looks for vectors, and then find none.
+#ifdef __clang__
+#define KEEP_LOOP _Pragma("clang loop unroll(disable)")
+#else
+#define KEEP_LOOP
+#endif
 
 #define DEFINE_ROWS(T, S, EXP)                                                                                             \
     RZ_CLONES static T largest_##S(int64_t n, const T *x) {                                                                \
@@ -38,7 +44,7 @@
         int64_t i = 0;                                                                                                     \
         for (; i + LANES * 4 <= n; i += LANES * 4) {                                                                       \
             T e[LANES * 4];                                                                                                \
-            for (int j = 0; j < LANES * 4; j++) e[j] = EXP(x[i + j] - m);                                                  \
+            KEEP_LOOP for (int j = 0; j < LANES * 4; j++) e[j] = EXP(x[i + j] - m);                                        \
             for (int k = 0; k < LANES * 4; k += LANES)                                                                     \
                 for (int j = 0; j < LANES; j++) lane[j] += (double)e[k + j];                                               \
         }                                                                                                                  \
@@ -130,11 +136,19 @@
         T a = (T)(sum / (double)n), b = (T)(projection / (double)n);                                                       \
         for (int64_t i = 0; i < n; i++) dx[i] = r * (g[i] * w[i] - a - (x[i] - mean) * r * b);                             \
     }                                                                                                                      \
-    RZ_CLONES static void rotary_##S(int64_t half, const T *x, const T *c, const T *s, T sign, T *out) {                   \
+    /* In place, so that the two halves are all that the compiler must tell apart. */                                      \
+    RZ_CLONES static void rotary_##S(int64_t half, T *x, const T *c, const T *s, T sign) {                                 \
         for (int64_t i = 0; i < half; i++) {                                                                               \
             T a = x[i], b = x[half + i], sine = sign * s[i];                                                               \
-            out[i] = a * c[i] - b * sine;                                                                                  \
-            out[half + i] = b * c[i] + a * sine;                                                                           \
+            x[i] = a * c[i] - b * sine;                                                                                    \
+            x[half + i] = b * c[i] + a * sine;                                                                             \
+        }                                                                                                                  \
+    }                                                                                                                      \
+    static void rotary_rows_##S(int64_t rows, int64_t half, const T *x, int64_t pitch, const T *c, const T *s, T sign,     \
+                                T *out) {                                                                                  \
+        for (int64_t r = 0; r < rows; r++, x += pitch, out += 2 * half) {                                                  \
+            if (x != out) memcpy(out, x, (size_t)(2 * half) * sizeof(T));                                                  \
+            rotary_##S(half, out, c, s, sign);                                                                             \
         }                                                                                                                  \
     }                                                                                                                      \
     RZ_CLONES static double cross_entropy_##S(int64_t n, const T *x, int64_t target, double scale, T *dx) {                \
@@ -201,11 +215,19 @@ void rz_layer_norm_pullback_row(int dtype, int64_t n, const void *x, const void 
     WITH_ROWS(4, n, WIDEN(x, 0); WIDEN(w, 1); WIDEN(g, 2);
               layer_norm_pullback_f32(n, buffer, buffer + n, buffer + 2 * n, epsilon, buffer + 3 * n, dw, db); NARROW(3, dx);)
 }
-void rz_rotary_row(int dtype, int64_t half, const void *x, const void *cosine, const void *sine, double sign, void *out) {
+void rz_rotary_rows(int dtype, int64_t rows, int64_t half, const void *x, int64_t pitch, const void *cosine,
+                    const void *sine, double sign, void *out) {
     int64_t n = 2 * half;
-    if (dtype == RZ_F32) { rotary_f32(half, x, cosine, sine, (float)sign, out); return; }
-    if (dtype == RZ_F64) { rotary_f64(half, x, cosine, sine, sign, out); return; }
-    WITH_ROWS(1, n, WIDEN(x, 0); rotary_f32(half, buffer, cosine, sine, (float)sign, buffer); NARROW(0, out);)
+    if (dtype == RZ_F32) { rotary_rows_f32(rows, half, x, pitch, cosine, sine, (float)sign, out); return; }
+    if (dtype == RZ_F64) { rotary_rows_f64(rows, half, x, pitch, cosine, sine, sign, out); return; }
+    const uint16_t *from = x;
+    uint16_t *to = out;
+    WITH_ROWS(1, n,
+              for (int64_t r = 0; r < rows; r++) {
+                  WIDEN(from + r * pitch, 0);
+                  rotary_f32(half, buffer, cosine, sine, (float)sign);
+                  NARROW(0, to + r * n);
+              })
 }
 double rz_cross_entropy_row(int dtype, int64_t n, const void *x, int64_t target, double scale, void *dx) {
     if (dtype == RZ_F32) return cross_entropy_f32(n, x, target, scale, dx);

@@ -92,7 +92,7 @@ public protocol Device: AnyObject, Sendable {
     func layerNormPullback(
         _ x: Tensor, weight: Tensor, _ g: Tensor, epsilon: Double, dx: Tensor, dw: Tensor, db: Tensor)
     /// Half against half along the last axis of x [B, T, H, D]; cosine and sine [B|1, T, D/2] in the accumulator type;
-    /// sign -1 turns back.
+    /// sign -1 turns back. `out` may be x itself.
     func rotary(_ x: Tensor, cosine: Tensor, sine: Tensor, sign: Double, into out: Tensor)
     /// Softmax cross-entropy of logits [N, V] against int32 targets [N], a negative target being ignored: losses [N] float64, 0
     /// where ignored; with `gradient` (may be the logits themselves) also (softmax - onehot) * scale, 0 where ignored.
@@ -102,7 +102,7 @@ public protocol Device: AnyObject, Sendable {
 
     /// Element (row, column) of out [rows.count, columns] (float32) is a pure function of key, rows[row] and column.
     func random(_ distribution: RandomDistribution, key: UInt64, rows: [UInt64], into out: Tensor)
-    func adamW(_ step: AdamWStep, weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor)
+    func adamW(_ step: AdamWStep, _ leaves: [AdamWLeaf])
     /// w -= rate * (momentum buffer, or gradient where there is none).
     func sgd(
         rate: Double, momentum: Double, decay: Double, gradientScale: Double, weight: Tensor, gradient: Tensor,
@@ -116,21 +116,30 @@ extension Device {
     }
 }
 
+/// One parameter of an AdamW update: float32 or float64 tensors of one shape, of which all but the gradient are written in place.
+public struct AdamWLeaf: Sendable {
+    public var weight, gradient, m, v: Tensor
+    public var weightDecay: Double
+
+    public init(weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor, weightDecay: Double) {
+        (self.weight, self.gradient, self.m, self.v) = (weight, gradient, m, v)
+        self.weightDecay = weightDecay
+    }
+}
+
 /// The numbers of one AdamW update (Loshchilov and Hutter 2019, algorithm 2); gradients are multiplied by `gradientScale` first.
 public struct AdamWStep: Sendable, Hashable {
-    public var rate, beta1, beta2, epsilon, weightDecay, gradientScale: Double
+    public var rate, beta1, beta2, epsilon, gradientScale: Double
     /// Counted from 1; decides the bias corrections.
     public var step: Int
 
     public init(
-        rate: Double, beta1: Double, beta2: Double, epsilon: Double, weightDecay: Double, gradientScale: Double,
-        step: Int
+        rate: Double, beta1: Double, beta2: Double, epsilon: Double, gradientScale: Double, step: Int
     ) {
         self.rate = rate
         self.beta1 = beta1
         self.beta2 = beta2
         self.epsilon = epsilon
-        self.weightDecay = weightDecay
         self.gradientScale = gradientScale
         self.step = step
     }

@@ -148,6 +148,27 @@ import Testing
         try expectGradientsMatch([x]) { $0[0].rotary(shared) }
     }
 
+    /// A projection that nothing else holds is turned where it lies, in both passes nothing is lost, and a value that is kept stays as it was.
+    @Test func rotaryWritesOnlyWhatNothingElseHolds() throws {
+        let (x, w) = (normal([2, 3, 5], 1, on: device), normal([12, 5], 2, on: device))
+        let tables = try RotaryEmbedding(headSize: 6, base: 100).tables(
+            positions: Tensor([Int32(4), 9, 2], [1, 3], on: device), .float64)
+        let kept = x.linear(weight: w).reshaped([2, 3, 2, 6])
+        let before = kept.doubles
+        let expected = kept.rotary(tables).doubles
+        #expect(kept.doubles == before && expected != before)
+
+        let allocations = device.ledger.allocations
+        let turned = x.linear(weight: w).reshaped([2, 3, 2, 6]).rotary(tables)
+        #expect(device.ledger.allocations - allocations == 1)
+        #expect(turned.doubles == expected)
+        try expectGradientsMatch([x, w]) { $0[0].linear(weight: $0[1]).reshaped([2, 3, 2, 6]).rotary(tables) }
+        try expectGradientsMatch([x, w]) {
+            let q = $0[0].linear(weight: $0[1]).reshaped([2, 3, 2, 6])
+            return q.rotary(tables) * q
+        }
+    }
+
     @Test func swiGLUIsSiluOfGateTimesUp() throws {
         let gate = normal([4, 5], 10, on: device) * 2
         let up = normal([4, 5], 11, on: device)

@@ -13,9 +13,10 @@ import Testing
         var (w, mean, square) = (weight.doubles, m.doubles, v.doubles)
         for step in 1...4 {
             let rule = AdamWStep(
-                rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.1, gradientScale: 0.5, step: step)
+                rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, gradientScale: 0.5, step: step)
             let gradient = sample([n], dtype, seed: UInt64(step + 10), on: device)
-            device.adamW(rule, weight: weight, gradient: gradient, m: m, v: v)
+            device.adamW(
+                rule, [AdamWLeaf(weight: weight, gradient: gradient, m: m, v: v, weightDecay: 0.1)])
             for (i, raw) in gradient.doubles.enumerated() {
                 let g = raw * 0.5
                 mean[i] = 0.9 * mean[i] + 0.1 * g
@@ -32,6 +33,27 @@ import Testing
         let relative = Tolerance(absolute: 1e-12, relative: dtype == .float32 ? 1e-6 : 1e-13)
         let violation = relative.violation(v.doubles, square)
         #expect(violation == nil, "\(violation ?? "")")
+    }
+
+    /// Leaves of all sizes and both types in one sweep: each has the bits of an update of its own.
+    @Test func aSweepUpdatesEveryLeafAsAlone() {
+        let rule = AdamWStep(rate: 1e-2, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, gradientScale: 0.5, step: 2)
+        func leaves() -> [AdamWLeaf] {
+            [(0, DType.float32), (1, .float32), (16384, .float64), (40_001, .float32), (5, .float64)].map { n, dtype in
+                func draw(_ seed: UInt64) -> Tensor { sample([n], dtype, seed: seed, in: 0...1, on: device) }
+                return AdamWLeaf(
+                    weight: draw(1), gradient: draw(2), m: draw(3), v: draw(4), weightDecay: Double(n % 3) / 10)
+            }
+        }
+        let (together, alone, before) = (leaves(), leaves(), leaves())
+        device.adamW(rule, together)
+        for leaf in alone { device.adamW(rule, [leaf]) }
+        for (index, leaf) in together.enumerated() {
+            for (a, b) in [(leaf.weight, alone[index].weight), (leaf.m, alone[index].m), (leaf.v, alone[index].v)] {
+                #expect(a.bytes == b.bytes, "leaf \(index)")
+            }
+            #expect(leaf.weight.bytes != before[index].weight.bytes || leaf.weight.elementCount == 0, "leaf \(index)")
+        }
     }
 
     private func power(_ base: Double, _ exponent: Int) -> Double {
@@ -64,7 +86,7 @@ import Testing
     /// Gradients come off the tape as views: repeated by a sum, or transposed by a product.
     @Test func stridedGradientsAreReadThroughTheirStrides() {
         let rule = AdamWStep(
-            rate: 1e-2, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0, gradientScale: 1, step: 1)
+            rate: 1e-2, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, gradientScale: 1, step: 1)
         let dense = sample([3, 4], .float32, seed: 2, on: device)
         for gradient in [dense, Layout.reversed.arrange(dense), dense.slice(axis: 0, 1..<2).broadcast(to: [3, 4])] {
             func updated(_ gradient: Tensor, _ step: (Tensor, Tensor, Tensor, Tensor) -> Void) -> [UInt8] {
@@ -74,7 +96,7 @@ import Testing
                 return weight.bytes + m.bytes + v.bytes
             }
             let adam: (Tensor, Tensor, Tensor, Tensor) -> Void = {
-                device.adamW(rule, weight: $0, gradient: $1, m: $2, v: $3)
+                device.adamW(rule, [AdamWLeaf(weight: $0, gradient: $1, m: $2, v: $3, weightDecay: 0)])
             }
             let sgd: (Tensor, Tensor, Tensor, Tensor) -> Void = { weight, gradient, m, _ in
                 device.sgd(

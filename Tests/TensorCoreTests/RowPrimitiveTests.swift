@@ -166,6 +166,10 @@ import Testing
                     device.rotary(input, cosine: c, sine: s, sign: sign, into: out)
                     expect(out, expected.values, "\(name), batch \(batch), sign \(sign)")
                 }
+                let inPlace = Tensor(uninitialised: shape, dtype, on: device)
+                device.copy(x, into: inPlace)
+                device.rotary(inPlace, cosine: cosine, sine: sine, sign: sign, into: inPlace)
+                expect(inPlace, expected.values, "in place, batch \(batch), sign \(sign)")
             }
         }
     }

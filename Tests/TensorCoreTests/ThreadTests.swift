@@ -28,9 +28,10 @@ import Testing
             },
             Case(name: "reductions") { device in
                 let x = sample([300, 7, 170], .float32, on: device)
-                return [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]].flatMap { axes in
-                    [x.sum(axes: axes), x.maximum(axes: axes), x.transposed().sum(axes: axes)]
-                }
+                return [x.squared.sum()]
+                    + [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]].flatMap { axes in
+                        [x.sum(axes: axes), x.maximum(axes: axes), x.transposed().sum(axes: axes)]
+                    }
             },
             Case(name: "elementwise") { device in
                 let x = sample([300, 171], .float32, seed: 1, on: device)
@@ -69,9 +70,15 @@ import Testing
                 )
                 let (m, v) = (Tensor.zeros([50_001], on: device), Tensor.zeros([50_001], on: device))
                 let rule = AdamWStep(
-                    rate: 1e-2, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, gradientScale: 1, step: 1)
-                device.adamW(rule, weight: w, gradient: g, m: m, v: v)
-                return [w, m, v]
+                    rate: 1e-2, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, gradientScale: 1, step: 1)
+                let small = [w, g, m, v].map { Tensor($0.values(Float.self).suffix(7).map { $0 }, on: device) }
+                device.adamW(
+                    rule,
+                    [
+                        AdamWLeaf(weight: small[0], gradient: small[1], m: small[2], v: small[3], weightDecay: 0),
+                        AdamWLeaf(weight: w, gradient: g, m: m, v: v, weightDecay: 0.1),
+                    ])
+                return [w, m, v] + small
             },
         ]
 

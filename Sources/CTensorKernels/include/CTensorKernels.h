@@ -44,6 +44,8 @@ enum { RZ_SUM, RZ_REDUCE_MAX, RZ_REDUCE_MIN, RZ_SUM_OF_SQUARES };
 int rz_reduce_row(int op, int dtype, int64_t n, const void *x, int64_t sx, void *out);
 /// Columns: out[c] = reduction over r of x[r*row_stride + c], c < columns (unit stride).
 int rz_reduce_columns(int op, int dtype, int64_t rows, int64_t columns, const void *x, int64_t row_stride, void *out);
+/// Sum, or sum of squares, of a piece of a row of float32 or float64, not rounded yet.
+double rz_partial_sum(int op, int dtype, int64_t n, const void *x);
 int64_t rz_argmax_row(int dtype, int64_t n, const void *x, int64_t sx);
 
 // MARK: rows (rows.c); float32 (dtype 0), float64 (1), bfloat16 (2) and float16 (3), statistics in float32 (double for float64)
@@ -59,9 +61,11 @@ void rz_rms_norm_pullback_row(int dtype, int64_t n, const void *x, const void *w
 void rz_layer_norm_row(int dtype, int64_t n, const void *x, const void *w, const void *b, double epsilon, void *out);
 void rz_layer_norm_pullback_row(int dtype, int64_t n, const void *x, const void *w, const void *g, double epsilon, void *dx,
                                 void *dw, void *db);
-/// Half against half: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), n = 2*half; sign -1 rotates back. The angle's cosine
-/// and sine are float32 (double for float64).
-void rz_rotary_row(int dtype, int64_t half, const void *x, const void *cosine, const void *sine, double sign, void *out);
+/// Half against half in each row: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); sign -1 rotates back. Rows of x have 2*half
+/// elements and begin `pitch` elements apart, those of out (which may be x itself, where the pitch is 2*half) lie side by side. The
+/// angle's cosine and sine are float32 (double for float64).
+void rz_rotary_rows(int dtype, int64_t rows, int64_t half, const void *x, int64_t pitch, const void *cosine,
+                    const void *sine, double sign, void *out);
 /// Softmax cross-entropy of one row. Returns -log softmax(x)[target]; when dx is given, (softmax(x) - onehot) * scale.
 double rz_cross_entropy_row(int dtype, int64_t n, const void *x, int64_t target, double scale, void *dx);
 

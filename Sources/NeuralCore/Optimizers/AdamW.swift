@@ -17,6 +17,9 @@ public struct AdamW: Optimizer {
 
     public var settings: Settings
     public private(set) var step = 0
+    /// Elements of leaves that are updated together: enough that small ones do not leave threads without work, few enough that gradients
+    /// are freed as the update goes.
+    private static let sweep = 1 << 20
     private var m: ParameterState
     private var v: ParameterState
 
@@ -32,19 +35,28 @@ public struct AdamW: Optimizer {
     ) {
         var leaves = GradientLeaves(gradient)
         step += 1
-        var numbers = AdamWStep(
-            rate: rate, beta1: settings.beta1, beta2: settings.beta2, epsilon: settings.epsilon, weightDecay: 0,
+        let numbers = AdamWStep(
+            rate: rate, beta1: settings.beta1, beta2: settings.beta2, epsilon: settings.epsilon,
             gradientScale: gradientScale, step: step)
+        var batch: [AdamWLeaf] = []
+        var elements = 0
         var index = 0
         model.forEachParameter { name, weight in
             let g = leaves.take(index, name, for: weight)
             weight.makeUnique()
             m.tensors[index].makeUnique()
             v.tensors[index].makeUnique()
-            numbers.weightDecay = weight.rank >= 2 ? settings.weightDecay : 0
-            weight.device.adamW(
-                numbers, weight: weight, gradient: g, m: m.tensors[index], v: v.tensors[index])
+            batch.append(
+                AdamWLeaf(
+                    weight: weight, gradient: g, m: m.tensors[index], v: v.tensors[index],
+                    weightDecay: weight.rank >= 2 ? settings.weightDecay : 0))
+            elements += weight.elementCount
             index += 1
+            if elements >= Self.sweep || index == m.tensors.count {
+                weight.device.adamW(numbers, batch)
+                batch = []
+                elements = 0
+            }
         }
     }
 

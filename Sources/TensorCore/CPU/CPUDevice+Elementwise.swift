@@ -101,19 +101,30 @@ extension CPUDevice {
         }
     }
 
-    public func adamW(_ step: AdamWStep, weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor) {
-        let span = recorder?.open("adamW", moving: [weight, weight, gradient, m, m, v, v])
+    public func adamW(_ step: AdamWStep, _ leaves: [AdamWLeaf]) {
+        let span = recorder?.open(
+            "adamW", moving: leaves.flatMap { [$0.weight, $0.weight, $0.gradient, $0.m, $0.m, $0.v, $0.v] })
         defer { span?.close() }
         if step.step < 1 { fatalError("adamW: steps are counted from 1, not \(step.step)") }
-        checkOptimizer("adamW", weight, gradient, [m, v])
-        let gradient = gradient.contiguous()
         let correction1 = 1 - power(step.beta1, step.step)
         let correction2 = 1 - power(step.beta2, step.step)
-        let loop = StridedLoop([weight, gradient, m, v])
-        loop.run(on: pool) { count, p in
+        // All leaves in pieces of one length: the threads meet once at the end, and small leaves keep all of them busy.
+        let grain = 16384
+        var leaves = leaves
+        var pieces: [(leaf: Int, start: Int)] = []
+        for index in leaves.indices {
+            checkOptimizer("adamW", leaves[index].weight, leaves[index].gradient, [leaves[index].m, leaves[index].v])
+            leaves[index].gradient = leaves[index].gradient.contiguous()
+            pieces += stride(from: 0, to: leaves[index].weight.elementCount, by: grain).map { (index, $0) }
+        }
+        pool.run(pieces.count) { piece, _ in
+            let leaf = leaves[pieces[piece].leaf]
+            let count = min(grain, leaf.weight.elementCount - pieces[piece].start)
+            let offset = pieces[piece].start * leaf.weight.dtype.byteCount
             rz_adamw(
-                weight.dtype.kernelCode, count, p[0], p[1], p[2], p[3], step.rate, step.beta1, step.beta2, step.epsilon,
-                step.weightDecay, correction1, correction2, step.gradientScale)
+                leaf.weight.dtype.kernelCode, Int64(count), leaf.weight.address + offset,
+                leaf.gradient.address + offset, leaf.m.address + offset, leaf.v.address + offset, step.rate, step.beta1,
+                step.beta2, step.epsilon, leaf.weightDecay, correction1, correction2, step.gradientScale)
         }
     }
 

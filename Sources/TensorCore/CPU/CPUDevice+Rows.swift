@@ -45,6 +45,9 @@ extension CPUDevice {
         }
         // Otherwise bring the reduced axes to the end; each result is then one row.
         let rows = x.permuted(kept + axes).contiguous()
+        if columns == 1, count > Self.sumPiece, operation == .sum || operation == .sumOfSquares, x.dtype.isFloat {
+            return sum(operation, rows, into: out)
+        }
         forEachRow(columns, count) { row in
             if rz_reduce_row(
                 operation.rawValue, code, Int64(count), rows.address + row * count * bytes, 1, out.address + row * bytes
@@ -54,6 +57,25 @@ extension CPUDevice {
                 shapeFault("\(operation)", "not defined for this element type", x)
             }
         }
+    }
+
+    /// Elements of one row that one thread adds up.
+    private static let sumPiece = 65536
+
+    /// All elements of a long row to one: pieces of equal length are summed side by side, then in order, and rounded once.
+    private func sum(_ operation: Reduction, _ x: Tensor, into out: Tensor) {
+        let (count, code) = (x.elementCount, x.dtype.kernelCode)
+        let pieces = (count + Self.sumPiece - 1) / Self.sumPiece
+        let total = withUnsafeTemporaryAllocation(of: Double.self, capacity: pieces) { sums in
+            pool.run(pieces) { piece, _ in
+                let start = piece * Self.sumPiece
+                sums[piece] = rz_partial_sum(
+                    operation.rawValue, code, Int64(min(Self.sumPiece, count - start)),
+                    x.address + start * x.dtype.byteCount)
+            }
+            return sums.reduce(0, +)
+        }
+        rz_fill(code, 1, out.address, 1, total)
     }
 
     public func argmax(_ x: Tensor, into out: Tensor) {
@@ -262,12 +284,10 @@ extension CPUDevice {
         forEachRow(x.shape[0] * tokens, heads * size) { row in
             let (b, t) = (row / tokens, row % tokens)
             let angle = (b * batchPitch + t * size / 2) * angleBytes
-            for h in 0..<heads {
-                let source = b * x.strides[0] + t * x.strides[1] + h * x.strides[2]
-                rz_rotary_row(
-                    x.dtype.kernelCode, Int64(size / 2), x.address + source * bytes, cosine.address + angle,
-                    sine.address + angle, sign, out.address + (row * heads + h) * size * bytes)
-            }
+            let source = b * x.strides[0] + t * x.strides[1]
+            rz_rotary_rows(
+                x.dtype.kernelCode, Int64(heads), Int64(size / 2), x.address + source * bytes, Int64(x.strides[2]),
+                cosine.address + angle, sine.address + angle, sign, out.address + row * heads * size * bytes)
         }
     }
 

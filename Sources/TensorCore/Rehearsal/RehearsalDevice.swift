@@ -219,9 +219,13 @@ extension RehearsalDevice {
     public func random(_ distribution: RandomDistribution, key: UInt64, rows: [UInt64], into out: Tensor) {
         pass("random", [out], details: [rows.count]) { $0.random(distribution, key: key, rows: rows, into: $1[0]) }
     }
-    public func adamW(_ step: AdamWStep, weight: Tensor, gradient: Tensor, m: Tensor, v: Tensor) {
-        pass("adamW", [weight, gradient, m, v], times: [2, 1, 2, 2], part: .optimizer) {
-            $0.adamW(step, weight: $1[0], gradient: $1[1], m: $1[2], v: $1[3])
+    public func adamW(_ step: AdamWStep, _ leaves: [AdamWLeaf]) {
+        // Noted leaf by leaf: all together need not fit the machine that measures.
+        for leaf in leaves {
+            let decay = leaf.weightDecay
+            pass("adamW", [leaf.weight, leaf.gradient, leaf.m, leaf.v], times: [2, 1, 2, 2], part: .optimizer) {
+                $0.adamW(step, [AdamWLeaf(weight: $1[0], gradient: $1[1], m: $1[2], v: $1[3], weightDecay: decay)])
+            }
         }
     }
     public func sgd(
