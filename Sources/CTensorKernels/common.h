@@ -73,4 +73,39 @@ RZ_INLINE float rz_expf(float x) {
     float y = p * a * b;
     return x != x ? x : (x < -104.0f ? 0.0f : y);
 }
+
+// tanh(x) in float32, below 2 ulp: an odd polynomial (fitted to the least relative error) near 0, 1 - 2 / (e^2x + 1) beyond.
+RZ_INLINE float rz_tanhf(float x) {
+    float a = fabsf(x), s = x * x;
+    float p = -5.5448616e-3f;
+    p = p * s + 2.0487084e-2f;
+    p = p * s - 5.3688624e-2f;
+    p = p * s + 1.3330720e-1f;
+    p = p * s - 3.3333243e-1f;
+    float near_zero = p * s * a + a, beyond = 1 - 2 / (rz_expf(2 * a) + 1);
+    return copysignf(a < 0.625f ? near_zero : beyond, x);
+}
+// erf(x) in float32, below 2 ulp: an odd polynomial near 0, 1 - e^-q(|x|) beyond, where q is a polynomial for -ln(erfc).
+RZ_INLINE float rz_erff(float x) {
+    float a = fabsf(x), s = x * x;
+    float p = 8.316772682e-5f;
+    p = p * s - 8.1300120e-4f;
+    p = p * s + 5.1999066e-3f;
+    p = p * s - 2.6858941e-2f;
+    p = p * s + 1.1283687e-1f;
+    p = p * s - 3.7612633e-1f;
+    float near_zero = (p * s + 1.2837916658e-1f) * a + a; // 2 / sqrt(pi) = 1 + 0.128...
+    float b = a > 4 ? 4 : a;                              // erf(4) rounds to 1
+    float q = 7.374564450e-7f;
+    q = q * b + 1.131134938e-5f;
+    q = q * b - 3.788496769e-4f;
+    q = q * b + 3.994101070e-3f;
+    q = q * b - 2.477451239e-2f;
+    q = q * b + 1.078582126e-1f;
+    q = q * b + 6.336633128e-1f;
+    q = q * b + 1.129381810e+0f;
+    q = q * b - 1.506136974e-4f;
+    float beyond = 1 - rz_expf(-q);
+    return copysignf(a < 0.92f ? near_zero : beyond, x);
+}
 #endif

@@ -2,7 +2,7 @@
 
 // MARK: scalar definitions, once for float and once for double
 
-#define DEFINE_SCALARS(T, S, EXP, SQRT, F)                                                                                  \
+#define DEFINE_SCALARS(T, S, EXP, SQRT, TANH, ERF, F)                                                                      \
     RZ_INLINE T neg_##S(T x) { return -x; }                                                                                \
     RZ_INLINE T abs_##S(T x) { return F(fabs)(x); }                                                                        \
     RZ_INLINE T sign_##S(T x) { return x != x ? x : (T)((x > 0) - (x < 0)); }                                              \
@@ -14,12 +14,12 @@
     RZ_INLINE T log_##S(T x) { return F(log)(x); }                                                                         \
     RZ_INLINE T sin_##S(T x) { return F(sin)(x); }                                                                         \
     RZ_INLINE T cos_##S(T x) { return F(cos)(x); }                                                                         \
-    RZ_INLINE T tanh_##S(T x) { return F(tanh)(x); }                                                                       \
-    RZ_INLINE T erf_##S(T x) { return F(erf)(x); }                                                                         \
+    RZ_INLINE T tanh_##S(T x) { return TANH(x); }                                                                          \
+    RZ_INLINE T erf_##S(T x) { return ERF(x); }                                                                            \
     RZ_INLINE T sigmoid_##S(T x) { return 1 / (1 + EXP(-x)); }                                                             \
     RZ_INLINE T silu_##S(T x) { return x / (1 + EXP(-x)); }                                                                \
     /* Hendrycks and Gimpel 2016: x Phi(x) */                                                                              \
-    RZ_INLINE T gelu_##S(T x) { return (T)0.5 * x * (1 + F(erf)(x * (T)0.70710678118654752440)); }                         \
+    RZ_INLINE T gelu_##S(T x) { return (T)0.5 * x * (1 + ERF(x * (T)0.70710678118654752440)); }                            \
     RZ_INLINE T gelu_tanh_##S(T x) {                                                                                       \
         T u = (T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x);                                                   \
         return x / (1 + EXP(-2 * u)); /* (1 + tanh u) / 2 is the sigmoid of 2 u, and an exponential vectorises */          \
@@ -37,7 +37,7 @@
         return g * s * (1 + x * (1 - s));                                                                                  \
     }                                                                                                                      \
     RZ_INLINE T gelu_pullback_##S(T x, T g) {                                                                              \
-        T cdf = (T)0.5 * (1 + F(erf)(x * (T)0.70710678118654752440));                                                      \
+        T cdf = (T)0.5 * (1 + ERF(x * (T)0.70710678118654752440));                                                         \
         return g * (cdf + x * (T)0.39894228040143267794 * EXP(-(T)0.5 * x * x));                                           \
     }                                                                                                                      \
     RZ_INLINE T gelu_tanh_pullback_##S(T x, T g) {                                                                         \
@@ -47,8 +47,8 @@
     }
 #define FLOAT_NAME(name) name##f
 #define DOUBLE_NAME(name) name
-DEFINE_SCALARS(float, f32, rz_expf, rz_sqrtf, FLOAT_NAME)
-DEFINE_SCALARS(double, f64, exp, rz_sqrt, DOUBLE_NAME)
+DEFINE_SCALARS(float, f32, rz_expf, rz_sqrtf, rz_tanhf, rz_erff, FLOAT_NAME)
+DEFINE_SCALARS(double, f64, exp, rz_sqrt, tanh, erf, DOUBLE_NAME)
 
 #define DEFINE_INTEGER_SCALARS(T, U, S)                                                                                    \
     RZ_INLINE T neg_##S(T x) { return (T)(0 - (U)x); }                                                                     \

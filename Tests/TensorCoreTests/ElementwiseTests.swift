@@ -163,6 +163,27 @@ struct BinaryRow: Sendable, CustomTestStringConvertible {
         #expect(ends == [0, .infinity, 1, 0, .infinity])
     }
 
+    /// So are float32's tanh and erf; every exponent is met on both sides of zero.
+    @Test func tanhAndErfAreGoodToTwoUnitsOverTheirWholeRange() {
+        let bits = stride(from: UInt32(0), through: Float.infinity.bitPattern, by: 10_007)
+        let inputs = bits.enumerated().map { Float(bitPattern: $1 | UInt32($0 & 1) << 31) } + [-0.0]
+        let x = Tensor(inputs, on: device)
+        for (name, found, exact) in [
+            ("tanh", x.hyperbolicTangent, { tanh($0) }), ("erf", x.errorFunction, { erf($0) }),
+        ] as [(String, Tensor, (Double) -> Double)] {
+            var worst = 0.0
+            for (x, y) in zip(inputs, found.values(Float.self)) {
+                let value = exact(Double(x))
+                let unit = Double(max(Float(value).ulp, Float.leastNonzeroMagnitude))
+                worst = max(worst, abs(Double(y) - value) / unit)
+                if y.sign != x.sign { Issue.record("\(name)(\(x)) is \(y)") }
+            }
+            #expect(worst < 2, "\(name): \(worst) units in the last place")
+        }
+        let nothing = Tensor([Float.nan], on: device)
+        #expect(nothing.hyperbolicTangent.item.isNaN && nothing.errorFunction.item.isNaN)
+    }
+
     @Test func functionsTakeTheirLimitsAtInfinity() {
         for dtype in [DType.float32, .float64] {
             let ends = Tensor([-Double.infinity, .infinity], on: device).cast(to: dtype)
