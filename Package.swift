@@ -53,10 +53,11 @@ let package = Package(
 
         .target(name: "CDigest", path: "Sources/CDigest"),
         .target(name: "CMPIShim", path: "Sources/CMPIShim"),
+        .target(name: "COneDNNShim", path: "Sources/COneDNNShim"),
         .target(name: "CVersion", path: "Sources/CVersion"),
 
         // The core, from the bottom up.
-        core("TensorCore", ["CTensorKernels", "COpenBLAS"]),
+        core("TensorCore", ["CTensorKernels", "COpenBLAS", "COneDNNShim"]),
         core("AttentionCore", ["TensorCore"]),
         core("BlockwiseAttention", ["AttentionCore", "CAttentionKernels", "CTensorKernels"]),
         core("DistributedCore", ["AttentionCore", "CTensorKernels", "CDigest"]),

@@ -14,7 +14,7 @@ struct Operands {
     var aPitch: Int { aTransposed ? m : k }
     var bPitch: Int { bTransposed ? k : n }
 
-    init(parsing text: Substring, on device: CPUDevice) throws {
+    init(parsing text: Substring, _ dtype: DType, on device: CPUDevice) throws {
         let parts = text.split(separator: ",")
         let sizes = parts.prefix(3).compactMap { Int($0) }.filter { $0 > 0 }
         guard parts.count == 4, sizes.count == 3, ["NN", "NT", "TN", "TT"].contains(parts[3]) else {
@@ -26,12 +26,12 @@ struct Operands {
             let count = rows * columns
             let values = (0..<count).map { Float($0 % 97) / 97 - 0.5 }
             return transposed
-                ? Tensor(values, [columns, rows], on: device).transposed(0, 1)
-                : Tensor(values, [rows, columns], on: device)
+                ? Tensor(values, [columns, rows], on: device).cast(to: dtype).transposed(0, 1)
+                : Tensor(values, [rows, columns], on: device).cast(to: dtype)
         }
         a = filled(m, k, transposed: aTransposed)
         b = filled(k, n, transposed: bTransposed)
-        c = Tensor(uninitialised: [m, n], .float32, on: device)
+        c = Tensor(uninitialised: [m, n], dtype, on: device)
     }
 
     var floats: (a: UnsafeMutablePointer<Float>, b: UnsafeMutablePointer<Float>, c: UnsafeMutablePointer<Float>) {
@@ -52,8 +52,8 @@ func openBLAS(_ x: Operands, threads: Int) {
     openblas_set_num_threads(1)
 }
 
-/// oneDNN, found when the program runs: it is compared with, not needed.
-struct OneDNN {
+/// oneDNN on threads of its own, found when the program runs: it is compared with, not needed.
+struct OneDNNOnItsThreads {
     private typealias SGEMM =
         @convention(c) (
             CChar, CChar, Int, Int, Int, Float, UnsafePointer<Float>, Int, UnsafePointer<Float>, Int, Float,
@@ -61,7 +61,7 @@ struct OneDNN {
         ) -> Int32
     private let sgemm: SGEMM
 
-    init?(threads: Int) {
+    init?(_ threads: Int) {
         setenv("OMP_NUM_THREADS", "\(threads)", 1)
         for name in ["libdnnl.so.3", "libdnnl.so.2"] {
             if let library = dlopen(name, RTLD_NOW), let symbol = dlsym(library, "dnnl_sgemm") {

@@ -202,6 +202,9 @@ int rz_has_products(void) {
 
 int rz_has_avx512(void) { return __builtin_cpu_supports("avx512f") != 0; }
 
+// Processors with AMX have these instructions too.
+int rz_has_bf16_arithmetic(void) { return __builtin_cpu_supports("avx512bf16") != 0; }
+
 static int64_t padded(int64_t count, int64_t limit, int64_t tile) { return (smaller(count, limit) + tile - 1) / tile * tile; }
 
 // Blocks of even depth: a small rest would read and write all of C for little.
@@ -248,6 +251,7 @@ void rz_product(int factor_type, rz_factor a, rz_factor b, int64_t k, int type, 
 #else
 int rz_has_products(void) { return 0; }
 int rz_has_avx512(void) { return 0; }
+int rz_has_bf16_arithmetic(void) { return 0; }
 int64_t rz_product_scratch(int64_t m, int64_t n, int64_t k, int type) { return 0 * (m + n + k + type); }
 void rz_product(int factor_type, rz_factor a, rz_factor b, int64_t k, int type, void *c, int64_t c_row, int accumulate,
                 void *scratch) {

@@ -27,6 +27,7 @@ struct DoctorCommand: ParsableCommand {
         let isForced = environment["RINGZOO_PRODUCTS"] == nil ? "" : " (forced by RINGZOO_PRODUCTS)"
         print("float32 products  \(products.float32)\(isForced)")
         print("bf16 products     \(products.bfloat16)\(isForced)")
+        print("oneDNN            \(oneDNNText(products))")
         print("OpenBLAS kernels  \(CPUDevice.productKernels)")
         if let forced = environment["OPENBLAS_CORETYPE"] {
             print(
@@ -58,6 +59,14 @@ struct DoctorCommand: ParsableCommand {
         where !zoo.attention.names.contains(feature) {
             print("\(padded(feature, 17)) not in this version (\(why))")
         }
+    }
+
+    /// What it does here, or what is lost without it.
+    private func oneDNNText(_ products: ProductChoice) -> String {
+        if products.bfloat16 == .onednn { return "\(OneDNN.name), computes bf16 products" }
+        guard ProductChoice.hasBFloat16Arithmetic else { return "not needed: this processor has no bf16 arithmetic" }
+        return "not used, so that bf16 products are no faster than float32's: "
+            + (OneDNN.unavailableReason(for: .bfloat16) ?? "forbidden by RINGZOO_PRODUCTS")
     }
 
     private func processorName() -> String {

@@ -36,7 +36,7 @@ import Testing
     }
 
     /// What makes a chunk of tokens equal, to the bit, to the same tokens among others.
-    @Test(.enabled(if: ProductKernels.avx2.unavailableReason == nil, "this processor has no AVX2"))
+    @Test(.enabled(if: ProductKernels.avx2.unavailableReason(for: .float32) == nil, "this processor has no AVX2"))
     func bitsDoNotDependOnTheShapeAround() {
         let device = CPUDevice(threads: 2)
         let (a, b) = (sample([210, 700], .float32, on: device), sample([700, 90], .float32, seed: 2, on: device))

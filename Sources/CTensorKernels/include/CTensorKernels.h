@@ -75,6 +75,8 @@ double rz_cross_entropy_row(int dtype, int64_t n, const void *x, int64_t target,
 int rz_has_products(void);
 /// 1 where it has vectors of 512 bits, which they do not use.
 int rz_has_avx512(void);
+/// 1 where it multiplies bf16 (AVX-512 BF16, AMX), which they do not do either.
+int rz_has_bf16_arithmetic(void);
 /// The rows of A or the columns of B, each as long as the sum: strides from one to the next and along one.
 typedef struct {
     const void *address;

@@ -36,12 +36,12 @@ extension CPUDevice {
             return ProductMatrix(x, offset: offset)
         }
         let kernels = products[a.dtype]
-        // Bits must not depend on the threads. Those of our kernels do not depend on the tiles; those of OpenBLAS may, so that
-        // its tiles depend on the shape alone.
+        // Bits must not depend on the threads. Those of our kernels do not depend on the tiles; those of libraries may, so that
+        // their tiles depend on the shape alone.
         let wanted =
             switch kernels {
             case .avx2: pool.workers == 1 ? 1 : 2 * pool.workers
-            case .openblas: 8
+            case .openblas, .onednn: ProductTiling.tilesByShape(m: m, n: n)
             }
         let tiling = ProductTiling(m: m, n: n, k: k, batches: batches, wanted: wanted)
         let (tileRows, tileColumns) = (tiling.tileRows, tiling.tileColumns)
@@ -52,6 +52,7 @@ extension CPUDevice {
             case .openblas:
                 OpenBLASProduct.scratchBytes(
                     rows: tileRows, columns: tileColumns, depth: k, factors: a.dtype, result: out.dtype)
+            case .onednn: 0
             }
         let scratchPitch = (scratchBytes + 63) / 64 * 64
         // At most 1.3 MiB a worker whatever the shape, 8 MiB where sums of half precision are kept. Like OpenBLAS's own buffers,
@@ -74,6 +75,11 @@ extension CPUDevice {
                     rows: rows.count, columns: columns.count, depth: k, a: left, b: right, c: result,
                     accumulate: accumulate
                 ).run(scratch: place)
+            case .onednn:
+                OneDNNProduct(
+                    rows: rows.count, columns: columns.count, depth: k, a: left, b: right, c: result,
+                    accumulate: accumulate
+                ).run()
             }
         }
     }
