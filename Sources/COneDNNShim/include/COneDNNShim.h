@@ -11,7 +11,7 @@ enum { RZ_ONEDNN_BF16 = 2, RZ_ONEDNN_F32 = 3 };
 const char *rz_onednn_open(const char *name);
 /// Its version, "2.6.3"; NULL where none is open.
 const char *rz_onednn_version(void);
-/// 1 where it has products of these types on this processor.
+/// 1 where it has products of these types on this processor, and a small one came out right.
 int rz_onednn_has(int factor_type, int result_type);
 
 /// The distance, in elements, from one row and from one column to the next.

@@ -46,7 +46,9 @@ extension Tensor {
             }
             if let x_NI = savedX_NI {
                 let dw = Tensor(uninitialised: [outputs, inputs], w_OI.dtype, on: device, kind: .gradients)
-                let (g, x) = (g_NO.cast(to: dw.dtype), x_NI.cast(to: dw.dtype))
+                // Products of half precision give float32 as they are.
+                let factors = dw.dtype == .float32 && g_NO.dtype == x_NI.dtype ? x_NI.dtype : dw.dtype
+                let (g, x) = (g_NO.cast(to: factors), x_NI.cast(to: factors))
                 device.matmul(g.transposed(), x, into: dw, accumulate: false)
                 sums[1].add(dw)
             }
