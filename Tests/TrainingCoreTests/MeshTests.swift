@@ -67,7 +67,9 @@ import TrainingCore
     }
 
     /// Gathering and scattering move bits; sums are taken in the order of ranks either way. (Clipping would look at a norm, whose sum is
-    /// taken in another order.) With bf16 what travels is rounded as each layer would round it, and gradients not at all.
+    /// taken in another order.) With bf16 what travels is rounded as each layer would round it, and gradients not at all. The two gradients
+    /// of an embedding that is the head too are summed over the ranks one by one, where replicas first add their own two: equal but for
+    /// roundings.
     @Test(arguments: ["float32", "bf16"], [false, true])
     func shardedParametersChangeNoBit(_ precision: String, _ tied: Bool) throws {
         let ring = [
@@ -76,7 +78,11 @@ import TrainingCore
         ]
         let replicated = try Job(ring).losses(6)
         let sharded = try Job(ring + ["parallel.shardParameters=true"]).losses(6)
-        #expect(sharded == replicated)
+        if tied {
+            #expect(relativeDifference(sharded, replicated) < (precision == "bf16" ? 1e-4 : 1e-6))
+        } else {
+            #expect(sharded == replicated)
+        }
     }
 
     /// What a rank sends for the parameters in a step: embedding and last norm once and blocks twice, in the compute type; the head, whose
