@@ -86,16 +86,18 @@ struct FaultKind: Sendable, CustomTestStringConvertible {
     /// Rank 2 meets it and says where; every rank ends with an error of its own.
     private static func block(_ fault: FaultyLink.Fault, between ranks: Ranks) -> FaultKind {
         let disorder = ["one was lost, repeated or overtaken"]
+        // Nothing arrived at rank 2, or what rank 0 sent was not taken: both wait for rank 1, and what the first of them says is what all say.
+        let late = ["within"]
         let (name, words) =
             switch fault {
             case .drop: ("a block is lost", disorder)
-            case .delay: ("a block comes too late", ["nothing arrived within"])
+            case .delay: ("a block comes too late", late)
             case .duplicate: ("a block comes twice", disorder)
             case .reorder: ("two blocks change places", disorder)
             case .truncate: ("a block is cut short", ["its packet is truncated"])
             case .bitFlip: ("a bit of a block is another", ["changed on the way (checksum)"])
             case .headerBitFlip: ("a bit of a header is another", ["header of its packet is damaged"])
-            case .cutOff: ("a rank is cut off", ["nothing arrived within"])
+            case .cutOff: ("a rank is cut off", late)
             }
         // A block that comes twice is in the way of the next one.
         let hop = fault == .duplicate ? 1 : 0
