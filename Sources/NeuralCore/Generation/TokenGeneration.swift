@@ -35,8 +35,8 @@ public struct TokenGeneration: Sendable {
     /// A token is drawn on one rank and told to the others. (All could draw it; but the logits of processors with other kernels differ
     /// in their last bits, and a text that goes two ways would do so in silence. It is one message for all layers'.)
     ///
-    /// Memory of a rank: its part of the weights; with sharded parameters, two layers whole. Keys and values of its share of all tokens, activations of `prefillCount` tokens, and one layer's key/value blocks that the
-    /// prompt's attention holds.
+    /// Memory of a rank: its part of the weights; with sharded parameters, two layers whole. Keys and values of its share of all
+    /// tokens, activations of `prefillCount` tokens, and one layer's key/value blocks that the prompt's attention holds.
     /// - Throws: `.usage` for an empty prompt or a token outside the vocabulary; what the model, the sampler and the receiver throw.
     public func run(
         _ model: some LanguageModel, prompt: [Int32], over ranks: GenerationRanks, _ receive: (Int32) throws -> Bool

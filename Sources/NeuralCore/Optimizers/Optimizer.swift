@@ -2,9 +2,9 @@ import TensorCore
 
 /// Updates a model's parameters in place from their gradients, and keeps a state that goes into checkpoints.
 ///
-/// An update works through the leaves in order and allocates nothing of a parameter's size. Two things are needed for that: the model is the only
-/// holder of its weights (a copy is a snapshot, and a shared weight is copied before it is written), and the caller gives its
-/// gradient away (`consume gradient`), so that leaves are freed as they are used.
+/// An update works through the leaves in order and allocates nothing of a parameter's size. Two things are needed for that: the
+/// model is the only holder of its weights (a copy is a snapshot, and a shared weight is copied before it is written), and the
+/// caller gives its gradient away (`consume gradient`), so that leaves are freed as they are used.
 public protocol Optimizer: Sendable {
     /// Updates done so far.
     var step: Int { get }

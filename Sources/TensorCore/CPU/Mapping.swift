@@ -18,7 +18,7 @@ enum Mapping {
         let block = isAligned ? begin.alignedUp(toMultipleOf: hugePage) : begin
         let before = block - begin
         if before > 0 { munmap(begin, before) }
-        if before < hugePage { munmap(block + size, hugePage - before) }
+        munmap(block + size, hugePage - before)
         #if os(Linux)
             if isAligned { madvise(block, size, 14 /* MADV_HUGEPAGE */) }
         #endif

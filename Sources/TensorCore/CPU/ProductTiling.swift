@@ -1,44 +1,3 @@
-/// One matrix of a product in memory, or the part of one from some element on: its rows or its columns lie side by side.
-struct ProductMatrix {
-    let address: UnsafeMutableRawPointer
-    let dtype: DType
-    let transposed: Bool
-    let leading: Int
-
-    /// The last two axes of `x`, from element `offset` of it on; `isOrderly` holds.
-    init(_ x: Tensor, offset: Int) {
-        let (rows, columns) = (x.shape[x.rank - 2], x.shape[x.rank - 1])
-        let (rowStride, columnStride) = (x.strides[x.rank - 2], x.strides[x.rank - 1])
-        dtype = x.dtype
-        address = x.address + offset * dtype.byteCount
-        transposed = !((columnStride == 1 || columns == 1) && (rowStride >= max(1, columns) || rows == 1))
-        leading =
-            transposed ? (columns == 1 ? max(1, rows) : columnStride) : (rows == 1 ? max(1, columns) : rowStride)
-    }
-
-    init(address: UnsafeMutableRawPointer, dtype: DType, transposed: Bool, leading: Int) {
-        (self.address, self.dtype, self.transposed, self.leading) = (address, dtype, transposed, leading)
-    }
-
-    /// Whether rows or columns of the last two axes are contiguous, which is all that BLAS reads.
-    static func isOrderly(_ x: Tensor) -> Bool {
-        let (rows, columns) = (x.shape[x.rank - 2], x.shape[x.rank - 1])
-        let (rowStride, columnStride) = (x.strides[x.rank - 2], x.strides[x.rank - 1])
-        let rowMajor = (columnStride == 1 || columns == 1) && (rowStride >= max(1, columns) || rows == 1)
-        let columnMajor = (rowStride == 1 || rows == 1) && (columnStride >= max(1, rows) || columns == 1)
-        return rowMajor || columnMajor
-    }
-
-    var rowStride: Int { transposed ? 1 : leading }
-    var columnStride: Int { transposed ? leading : 1 }
-
-    func from(row: Int, column: Int) -> ProductMatrix {
-        let offset = row * rowStride + column * columnStride
-        return ProductMatrix(
-            address: address + offset * dtype.byteCount, dtype: dtype, transposed: transposed, leading: leading)
-    }
-}
-
 /// A product cut into tiles of C, each computed on one thread.
 struct ProductTiling {
     private let m, n: Int
@@ -59,8 +18,7 @@ struct ProductTiling {
         (rowTiles, columnTiles) = ((m + tileRows - 1) / tileRows, (n + tileColumns - 1) / tileColumns)
     }
 
-    /// Tiles for any number of threads: 16 where each is as large as 256 x 256 then, else 8. On two threads 16 of that size took as
-    /// long as 8; with smaller ones, which read their operands more often, long sums took a tenth longer, and with 120 twice as long.
+    /// Tiles for any number of threads: 16 where each is as large as 256 x 256 then, else 8: smaller ones read their operands more often.
     static func tilesByShape(m: Int, n: Int) -> Int { m * n >= 16 * 256 * 256 ? 16 : 8 }
 
     private static func extent(_ count: Int, _ tiles: Int, multipleOf step: Int) -> Int {
