@@ -1,6 +1,7 @@
 """Runs RingZoo and its peers in turn on this machine and lays the medians side by side; started by Scripts/bench-peers.
 
-    compare.py [--cases attention llama ring] [--rounds 3] [--threads 2] [--output results.json] [--plot results.svg]
+    compare.py [--cases attention llama ring] [--dtypes float32 bf16] [--rounds 3] [--threads 2]
+               [--output results.json] [--plot results.svg]
 
 Each case is a list of commands that print JSON. A round runs each once (ours, theirs, ours, theirs, ...), with the machine's
 ceilings measured before it, so that a slow minute of the machine hits both. A ratio is ours / theirs of the medians over the
@@ -9,6 +10,7 @@ earlier run of it.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -26,7 +28,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 RINGZOO = ROOT / ".build/release/ringzoo"
 ATTENTION_SHAPES = [("1,8,8,4096,128", "full"), ("1,8,8,4096,128", "causal"), ("1,8,8,4096,64", "causal"),
-                    ("1,8,8,1024,64", "causal")]
+                    ("1,8,8,1024,64", "causal"), ("1,2,2,16384,128", "causal")]
+# Without bf16 arithmetic in the processor PyTorch takes half a minute for a step of tiny-24m in bf16.
+REPETITIONS_OF_PEERS = {"float32": 5, "bf16": 1}
 LLAMAS = [("tiny-24m", 4, 256), ("byte-25m", 1, 4096)]
 RING_SHAPE = (1, 8, 8192, 64)
 
@@ -91,26 +95,31 @@ class Tools:
         return {"tokens/s": fields["tokensPerSecond"]}
 
 
-def attention_cases(tools):
+def attention_cases(tools, dtype):
     for shape, mask in ATTENTION_SHAPES:
-        yield f"attention {shape} {mask} float32", "GFLOP/s", {
-            "ringzoo": lambda shape=shape, mask=mask: tools.our_attention("cpu", shape, mask),
+        yield f"attention {shape} {mask} {dtype}", "GFLOP/s", {
+            "ringzoo": lambda shape=shape, mask=mask: tools.our_attention("cpu", shape, mask, "--dtype", dtype),
             "pytorch": lambda shape=shape, mask=mask: tools.their_attention(
-                "sdpa.py", "--shapes", shape, "--mask", mask, "--threads", tools.threads),
+                "sdpa.py", "--shapes", shape, "--mask", mask, "--dtype", dtype, "--threads", tools.threads,
+                "--repetitions", REPETITIONS_OF_PEERS[dtype]),
         }
 
 
-def llama_cases(tools):
+def llama_cases(tools, dtype):
     for model, batch, context in LLAMAS:
-        work = (model, batch, context, "float32", 5 if context < 1024 else 2)
-        yield f"llama {model} B {batch} T {context} float32", "tokens/s", {
-            "ringzoo": lambda work=work: tools.our_training(*work),
-            "pytorch eager": lambda work=work: tools.their_training("eager", *work),
-            "pytorch compiled": lambda work=work: tools.their_training("compiled", *work),
+        steps = 5 if context < 1024 else 2
+        work = (model, batch, context, dtype)
+        theirs = (*work, min(steps, REPETITIONS_OF_PEERS[dtype]))
+        yield f"llama {model} B {batch} T {context} {dtype}", "tokens/s", {
+            "ringzoo": lambda work=work, steps=steps: tools.our_training(*work, steps),
+            "pytorch eager": lambda theirs=theirs: tools.their_training("eager", *theirs),
+            "pytorch compiled": lambda theirs=theirs: tools.their_training("compiled", *theirs),
         }
 
 
-def ring_cases(tools):
+def ring_cases(tools, dtype):
+    if dtype != "float32":
+        return
     batch, heads, tokens, size = RING_SHAPE
     ours = f"{batch},{heads},{heads},{tokens},{size}"
     yield f"ring of two, {ours} causal float32", "GFLOP/s", {
@@ -158,6 +167,9 @@ def describe(result):
 def main():
     parser = argparse.ArgumentParser(description="RingZoo and its peers, in turn.")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--dtypes", nargs="+", choices=REPETITIONS_OF_PEERS,
+                        default=list(REPETITIONS_OF_PEERS),
+                        help="the ring against JAX has float32 only")
     parser.add_argument("--only", default="", help="of these, the cases whose name contains this")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -168,8 +180,8 @@ def main():
     tools = Tools(options.threads)
     kept = json.loads(options.output.read_text())["results"] if options.output.exists() else []
     results = {result["case"]: result for result in kept}
-    for group in options.cases:
-        for name, unit, contestants in CASES[group](tools):
+    for group, dtype in itertools.product(options.cases, options.dtypes):
+        for name, unit, contestants in CASES[group](tools, dtype):
             if options.only not in name:
                 continue
             say(name)
