@@ -113,12 +113,12 @@ import Testing
         #expect(device.cachedBytes == needed && needed <= cached)
     }
 
-    /// By an eighth at most, and large blocks, of which a training step has most of its bytes, by a 64th.
+    /// By an eighth at most, and from four pages on by a 64th or to the next page.
     @Test func memoryIsAlignedAndRoundedUpByLittle() {
         let device = CPUDevice(threads: 1)
-        let (large, huge) = (256 << 10, 4 << 20)
-        for bytes in [0, 1, 63, 64, 65, 511, 512, 513, 1000, 1025, 65_537, large, large + 1, 1_000_003, huge, huge + 1]
-        {
+        let (page, huge) = (4 << 10, 4 << 20)
+        let sizes = [0, 1, 63, 64, 65, 511, 512, 513, 1000, 1025, 4 * page, 4 * page + 1, 65_537, 262_145, 1_000_003]
+        for bytes in sizes + [huge, huge + 1] {
             do {
                 let storage = device.allocate(byteCount: bytes, kind: .working)
                 let alignment: UInt = bytes >= huge ? 2 << 20 : 64
@@ -127,24 +127,26 @@ import Testing
             }
             #expect(device.ledger.live() == 0)
             let size = device.cachedBytes
-            let waste = bytes < large ? max(64, bytes / 8 + 1) : bytes / 64 + 1
+            let waste = bytes <= 4 * page ? max(64, bytes / 8 + 1) : max(page, bytes / 64 + 1)
             #expect(size >= bytes && size <= bytes + waste, "\(size) for \(bytes)")
             device.trim()
         }
     }
 
     #if os(Linux)
-        /// Bytes that this process may write to, as a limit on them (RLIMIT_DATA) counts: no more than the blocks that were asked for,
-        /// and nothing of them after `trim`, although others that were asked for later are still there.
-        @Test func largeBlocksTakeWhatTheyHoldAndComeBack() throws {
+        /// Bytes that this process may write to, as a limit on them (RLIMIT_DATA) counts.
+        private static func writable() throws -> Int {
+            let status = try String(contentsOfFile: "/proc/self/status", encoding: .utf8)
+            let line = try #require(status.split(separator: "\n").first { $0.hasPrefix("VmData:") })
+            return try #require(Int(line.split(whereSeparator: \.isWhitespace)[1])) * 1024
+        }
+
+        /// They take no more than was asked for, and nothing after `trim`, although others that were asked for later are still there.
+        @Test(arguments: [(16 << 10, 4096), ((4 << 20) + 4096, 16)])
+        func blocksOfSomePagesTakeWhatTheyHoldAndComeBack(_ block: Int, _ count: Int) throws {
             let device = CPUDevice(threads: 1)
-            let (block, count, slack) = ((4 << 20) + 4096, 16, 1 << 20)
-            func mapped() throws -> Int {
-                let status = try String(contentsOfFile: "/proc/self/status", encoding: .utf8)
-                let line = try #require(status.split(separator: "\n").first { $0.hasPrefix("VmData:") })
-                return try #require(Int(line.split(whereSeparator: \.isWhitespace)[1])) * 1024
-            }
-            let before = try mapped()
+            let slack = 1 << 20
+            let before = try Self.writable()
             var kept: [Storage] = []
             do {
                 var passing: [Storage] = []
@@ -153,12 +155,39 @@ import Testing
                     kept.append(device.allocate(byteCount: block, kind: .working))
                 }
                 let rounded = block + block / 64
-                #expect(abs(try mapped() - before - 2 * count * block) <= 2 * count * (rounded - block) + slack)
+                #expect(abs(try Self.writable() - before - 2 * count * block) <= 2 * count * (rounded - block) + slack)
                 withExtendedLifetime(passing) {}
             }
-            let held = try mapped()
+            let held = try Self.writable()
             device.trim()
-            #expect(try held - mapped() >= count * block - slack)
+            #expect(try held - Self.writable() >= count * block - slack)
+            withExtendedLifetime(kept) {}
+        }
+
+        /// What asks the system itself (Swift's objects, MPI) finds two MiB under a limit, as long as something else is only cached.
+        @Test func othersFindRoomBeforeAnythingStaysCached() throws {
+            let device = CPUDevice(threads: 1)
+            let (mebibyte, page) = (1 << 20, 4 << 10)
+            var limit = rlimit()
+            let resource = __rlimit_resource_t(RLIMIT_DATA.rawValue)
+            try #require(getrlimit(resource, &limit) == 0)
+            let unlimited = limit
+            limit.rlim_cur = rlim_t(try Self.writable() + 12 * mebibyte)
+            try #require(setrlimit(resource, &limit) == 0)
+            defer { setrlimit(resource, [unlimited]) }
+
+            /// Blocks of so many pages, MiB in all.
+            func blocks(pages: Int, mebibytes: Int) -> [Storage] {
+                (0..<mebibytes * mebibyte / (pages * page)).map { _ in
+                    device.allocate(byteCount: pages * page, kind: .working)
+                }
+            }
+            _ = blocks(pages: 5, mebibytes: 6)
+            #expect(device.cachedBytes > 5 * mebibyte)
+            let kept = blocks(pages: 4, mebibytes: 5)
+            let others = mmap(nil, 2 * mebibyte, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0)
+            #expect(others != MAP_FAILED, "\(device.cachedBytes) bytes are cached")
+            if others != MAP_FAILED { munmap(others, 2 * mebibyte) }
             withExtendedLifetime(kept) {}
         }
     #endif

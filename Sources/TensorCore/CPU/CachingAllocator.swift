@@ -4,7 +4,8 @@ import Synchronization
 /// Keeps freed blocks for the next request of a similar size, so that a training step does not give large activations back to
 /// the kernel and fault them in again. Safe from any thread.
 ///
-/// Small blocks come from the heap, large ones are mappings of their own (`Mapping`).
+/// Small blocks come from the heap, those of some pages and more are mappings of their own (`Mapping`). A heap keeps what lies between blocks
+/// in use, each thread has another one, and nothing tells a heap to leave some memory to others while blocks are cached here.
 final class CachingAllocator: Sendable {
     private struct State {
         var free: [Int: [UInt]] = [:]
@@ -13,15 +14,16 @@ final class CachingAllocator: Sendable {
     }
     private let state = Mutex(State())
 
-    /// The smallest large block: its size classes are whole pages of 4 KiB.
-    static let largeBlock = 256 << 10
+    /// The smallest block that is a mapping. The weights and gradients of a small model are above it.
+    static let smallestMapping = 16 << 10
+    private static let page = 4 << 10
 
-    /// Requests are rounded up to a size class, of which a power of two has eight, or 64 from `largeBlock` on: at most 1/8 or 1/64 is
-    /// wasted.
+    /// Requests are rounded up to a size class. A power of two has eight of them in the heap, and 64 of mappings, but whole pages: at
+    /// most 1/8 is wasted there, and 1/64 or a page here.
     static func sizeClass(_ byteCount: Int) -> Int {
         if byteCount <= 512 { return max(64, (byteCount + 63) / 64 * 64) }
-        let classes = byteCount > largeBlock ? 64 : 8
-        let step = 1 << (Int.bitWidth - (byteCount - 1).leadingZeroBitCount - 1) / classes
+        let power = 1 << (Int.bitWidth - (byteCount - 1).leadingZeroBitCount - 1)
+        let step = byteCount > smallestMapping ? max(power / 64, page) : power / 8
         return (byteCount + step - 1) / step * step
     }
 
@@ -75,12 +77,12 @@ final class CachingAllocator: Sendable {
     // MARK: From and to the system
 
     private static func take(_ size: Int) -> UnsafeMutableRawPointer? {
-        if size >= largeBlock { return Mapping.make(size) }
+        if size >= smallestMapping { return Mapping.make(size) }
         var pointer: UnsafeMutableRawPointer?
         return posix_memalign(&pointer, 64, size) == 0 ? pointer : nil
     }
 
     private static func giveBack(_ block: UnsafeMutableRawPointer, _ size: Int) {
-        if size >= largeBlock { Mapping.remove(block, size) } else { free(block) }
+        if size >= smallestMapping { Mapping.remove(block, size) } else { free(block) }
     }
 }
