@@ -5,7 +5,7 @@
 #include "commit.h"
 #endif
 #ifndef RINGZOO_COMMIT
-#define RINGZOO_COMMIT "commit unknown"
+#define RINGZOO_COMMIT RZ_NO_COMMIT
 #endif
 
 const char *rz_version(void) { return "0.1.0"; }

@@ -15,7 +15,7 @@ public enum CheckpointText {
     public static let tokenizer = "tokenizer"
     /// A `TrainingState` as JSON.
     public static let training = "training"
-    /// Ranks, threads and kernel sets: what a bit-exact resume depends on, as JSON.
+    /// Program, ranks, threads and kernel sets: what a bit-exact resume depends on, as JSON.
     public static let environment = "environment"
     /// Tensor names begin with one of these.
     public static let weights = "model."

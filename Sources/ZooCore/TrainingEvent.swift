@@ -4,7 +4,7 @@ import TrainingCore
 public enum TrainingEvent: Sendable {
     /// Before the first step: what was decided, one line each.
     case started(notes: [String])
-    /// The run goes on from a checkpoint; `inexact` says why it will not be exact to the bit, where it will not.
+    /// The run goes on from a checkpoint; `inexact` says why it may not be exact to the bit, where it may not.
     case resumed(step: Int, path: String, inexact: String?)
     case stepped(StepMeasure)
     /// Mean loss per target on the validation part.

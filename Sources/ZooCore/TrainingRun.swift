@@ -254,7 +254,7 @@ public struct TrainingRun: Sendable {
 
     private func environment(threads: Int) -> RunEnvironment {
         RunEnvironment(
-            ranks: ranks.ranks, mesh: "\(mesh)" + (config.parallel.shardParameters ? ", sharded" : ""),
+            program: .this, ranks: ranks.ranks, mesh: "\(mesh)" + (config.parallel.shardParameters ? ", sharded" : ""),
             threadsPerRank: threads, attention: attention.description,
             products: "\(ProductChoice.standard), \(CPUDevice.productKernels)")
     }
@@ -263,35 +263,8 @@ public struct TrainingRun: Sendable {
     func inexactness(of reader: CheckpointReader, threads: Int) -> String? {
         guard let text = reader.metadata[CheckpointText.environment],
             let earlier = try? JSONDecoder().decode(RunEnvironment.self, from: Data(text.utf8))
-        else { return "the checkpoint does not say on how many ranks it was made" }
+        else { return "the checkpoint does not say by what program and on how many ranks it was made" }
         return environment(threads: threads).difference(from: earlier)
-    }
-}
-
-/// What a bit-exact resume depends on besides the checkpoint itself.
-struct RunEnvironment: Codable, Hashable {
-    var ranks: Int
-    /// Nil in a checkpoint from before there were meshes.
-    var mesh: String?
-    private var meshText: String { mesh ?? "" }
-    var threadsPerRank: Int
-    var attention: String
-    /// Kernels of products, and OpenBLAS's kernel set, which float64 uses always.
-    var products: String
-
-    /// What differs from the environment of an earlier part of the run; nil where nothing does.
-    func difference(from earlier: RunEnvironment) -> String? {
-        func change<Value: Equatable>(_ name: String, _ key: KeyPath<RunEnvironment, Value>) -> String? {
-            self[keyPath: key] == earlier[keyPath: key]
-                ? nil : "\(name) \(earlier[keyPath: key]) before, \(self[keyPath: key]) now"
-        }
-        let changes = [
-            change("ranks:", \.ranks),
-            ranks == earlier.ranks && earlier.mesh != nil ? change("mesh:", \.meshText) : nil,
-            change("threads a rank:", \.threadsPerRank), change("attention:", \.attention),
-            change("products:", \.products),
-        ].compactMap { $0 }
-        return changes.isEmpty ? nil : changes.joined(separator: "; ")
     }
 }
 

@@ -84,7 +84,7 @@ final class TrainingProgress: Sendable {
         case .resumed(let step, let path, let inexact):
             Terminal.note("resumed after step \(step) from \(path)")
             if let inexact {
-                Terminal.note("the losses will be close, but not bit-equal, to an undisturbed run (\(inexact))")
+                Terminal.note("the losses will be close, but may not be bit-equal, to an undisturbed run (\(inexact))")
             }
         case .stepped(let measure):
             step(measure)

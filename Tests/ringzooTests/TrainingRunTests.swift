@@ -101,6 +101,30 @@ import ZooStandard
         }
     }
 
+    /// Bits change from program to program. Checkpoints from before programs were recorded do not name theirs.
+    @Test func anotherProgramGoesOnAndSaysSo() throws {
+        let folder = try TrainingFolder()
+        try folder.run("straight", "run.steps=4").logged()
+        let this = RankIdentity(task: "")
+        let earlier: [(program: [String: String]?, said: String)] = [
+            (nil, "an unnamed one"),
+            (["version": this.version, "commit": "0123456789ab"], "\(this.version) (0123456789ab)"),
+            (["version": "0.0.1", "commit": this.commit], "0.0.1 (\(this.commit))"),
+        ]
+        for (index, (program, said)) in earlier.enumerated() {
+            let directory = "run\(index)"
+            try folder.run(directory, "run.steps=4", "run.stopAfter=2").logged()
+            try folder.rewriteEnvironment(directory, step: 2) { $0["program"] = program }
+            let resumed = try TrainingProgram.run(
+                ["train", try folder.config(directory), "--set", "run.steps=4", "--resume"], in: folder)
+            #expect(resumed.code == 0, "\(resumed.said)")
+            let reason = "another program: \(said) before, \(this.version) (\(this.commit)) now"
+            #expect(resumed.said.contains("may not be bit-equal, to an undisturbed run (\(reason))"), "\(resumed.said)")
+            // It was this program all the same.
+            #expect(try folder.losses(directory) == folder.losses("straight"))
+        }
+    }
+
     @Test func aRequestToStopIsObeyedByAllRanks() throws {
         let folder = try TrainingFolder()
         let stop = StopRequest()

@@ -87,6 +87,18 @@ final class TrainingFolder: Sendable {
         file(directory) + "/checkpoints/" + CheckpointDirectory.name(ofStep: step)
     }
 
+    /// Changes what a checkpoint says of the program, ranks and kernels that wrote it.
+    func rewriteEnvironment(_ directory: String, step: Int, _ change: (inout [String: Any]) -> Void) throws {
+        let reader = try CheckpointReader(checkpoint(directory, step: step))
+        let text = try #require(reader.metadata[CheckpointText.environment])
+        var environment = try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
+        change(&environment)
+        var metadata = reader.metadata
+        metadata[CheckpointText.environment] = String(
+            decoding: try JSONSerialization.data(withJSONObject: environment), as: UTF8.self)
+        try CheckpointWriter.save(reader.path, tensors: reader.sources(), metadata: metadata)
+    }
+
     /// The steps with a checkpoint.
     func steps(_ directory: String) -> [Int] {
         (try? CheckpointDirectory.steps(in: file(directory) + "/checkpoints")) ?? []
