@@ -77,8 +77,12 @@ RZ_INLINE void pack_panel(const int type, const int width, float *to, const void
                           int64_t depth_stride, int64_t depth) {
     int64_t t = 0;
     if (lines == width && line_stride == 1) {
-        for (; t < depth; t++)
-            UNROLLED for (int i = 0; i < width; i++) to[t * width + i] = element(type, from, t * depth_stride + i);
+        for (; t < depth; t++) {
+            // All are read before one is written, or each is moved by itself: the compiler cannot know that the two do not overlap.
+            float x[TILE_COLUMNS];
+            UNROLLED for (int i = 0; i < width; i++) x[i] = element(type, from, t * depth_stride + i);
+            UNROLLED for (int i = 0; i < width; i++) to[t * width + i] = x[i];
+        }
         return;
     }
     if (lines == width && depth_stride == 1)
@@ -115,6 +119,34 @@ RZ_INLINE void pack(int type, const int width, float *to, const rz_factor *x, in
     if (type == RZ_F32) pack_type(RZ_F32, width, to, x, first, lines, start, depth);
     else if (type == RZ_BF16) pack_type(RZ_BF16, width, to, x, first, lines, start, depth);
     else pack_type(RZ_F16, width, to, x, first, lines, start, depth);
+}
+
+// MARK: Fetching
+
+// Cache lines of a panel that is to be packed soon, which are fetched a few at a time while others are multiplied.
+typedef struct {
+    const char *address;
+    int64_t pitch, width, rows; // of the memory they lie in, in bytes
+    int64_t row, column;        // the next one
+} fetching;
+
+static fetching fetching_panel(int type, const rz_factor *x, int64_t first, int64_t lines, int64_t start, int64_t depth) {
+    const int64_t bytes = type == RZ_F32 ? 4 : 2;
+    fetching f = {0};
+    if (lines == 0) return f;
+    f.address = place(type, x->address, first * x->line_stride + start * x->depth_stride);
+    if (x->line_stride == 1) f.pitch = bytes * x->depth_stride, f.width = bytes * lines, f.rows = depth;
+    else f.pitch = bytes * x->line_stride, f.width = bytes * depth, f.rows = lines;
+    return f;
+}
+
+static void fetch_some(fetching *f) {
+    enum { CACHE_LINE = 64, AT_ONCE = 16 }; // a whole panel of B before 18 tiles, of which a block of A has 24
+    for (int i = 0; i < AT_ONCE && f->row < f->rows; i++) {
+        __builtin_prefetch(f->address + f->row * f->pitch + f->column, 0, 2);
+        f->column += CACHE_LINE;
+        if (f->column >= f->width) f->column = 0, f->row++;
+    }
 }
 
 // MARK: Multiplying
@@ -233,16 +265,25 @@ void rz_product(int factor_type, rz_factor a, rz_factor b, int64_t k, int type, 
         const int64_t columns = smaller(COLUMN_BLOCK, n - j);
         for (int64_t t = 0; t < k; t += block) {
             const int64_t depth = smaller(block, k - t);
-            pack(factor_type, TILE_COLUMNS, packed_b, &b, j, columns, t, depth);
             for (int64_t i = 0; i < m; i += ROW_BLOCK) {
                 const int64_t rows = smaller(ROW_BLOCK, m - i);
                 const target to = {type, (void *)place(type, c, i * c_row + j), c_row, sums + i * columns, columns,
                                    t == 0, t + block >= k, accumulate};
                 pack(factor_type, TILE_ROWS, packed_a, &a, i, rows, t, depth);
-                for (int64_t jj = 0; jj < columns; jj += TILE_COLUMNS)
-                    for (int64_t ii = 0; ii < rows; ii += TILE_ROWS)
-                        multiply(packed_a + ii * depth, packed_b + jj * depth, depth, &to, ii, jj,
-                                 smaller(TILE_ROWS, rows - ii), smaller(TILE_COLUMNS, columns - jj));
+                for (int64_t jj = 0; jj < columns; jj += TILE_COLUMNS) {
+                    const int64_t width = smaller(TILE_COLUMNS, columns - jj), rest = columns - jj - width;
+                    float *panel = packed_b + jj * depth;
+                    fetching next = {0};
+                    // A panel of B is packed right before it is first used, so that it need not come back from a far cache.
+                    if (i == 0) {
+                        pack(factor_type, TILE_COLUMNS, panel, &b, j + jj, width, t, depth);
+                        next = fetching_panel(factor_type, &b, j + jj + width, smaller(TILE_COLUMNS, rest), t, depth);
+                    }
+                    for (int64_t ii = 0; ii < rows; ii += TILE_ROWS) {
+                        fetch_some(&next);
+                        multiply(packed_a + ii * depth, panel, depth, &to, ii, jj, smaller(TILE_ROWS, rows - ii), width);
+                    }
+                }
             }
         }
     }

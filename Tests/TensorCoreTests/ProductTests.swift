@@ -50,6 +50,24 @@ import Testing
         #expect(part.values(Float.self) == whole.slice(axis: 1, columns).values(Float.self))
     }
 
+    /// Shapes that 1, 2, 3, 5 and 16 threads cut into different tiles, some of them more than once along the sum.
+    @Test(
+        .enabled(if: ProductKernels.avx2.unavailableReason(for: .float32) == nil, "this processor has no AVX2"),
+        arguments: [[300, 130, 700], [97, 1030, 600], [1100, 48, 600]])
+    func bitsDoNotDependOnTheThreads(_ extents: [Int]) {
+        let (m, n, k) = (extents[0], extents[1], extents[2])
+        for transposed in [false, true] {
+            let results = [1, 2, 3, 5, 16].map { threads in
+                let device = CPUDevice(threads: threads)
+                let a = sample(transposed ? [k, m] : [m, k], .float32, seed: 3, on: device)
+                let b = sample(transposed ? [n, k] : [k, n], .float32, seed: 4, on: device)
+                let product = transposed ? Tensor.matmul(a.transposed(), b.transposed()) : Tensor.matmul(a, b)
+                return product.values(Float.self)
+            }
+            #expect(results.allSatisfy { $0 == results[0] }, "\(extents), transposed \(transposed)")
+        }
+    }
+
     /// A number that is not finite stays in its row and column, also where a tile reaches over the edge.
     @Test func whatIsNotFiniteStaysInItsRow() {
         let device = CPUDevice(threads: 1)

@@ -36,14 +36,12 @@ extension CPUDevice {
             return ProductMatrix(x, offset: offset)
         }
         let kernels = products[a.dtype]
-        // Bits must not depend on the threads. Those of our kernels do not depend on the tiles; those of libraries may, so that
-        // their tiles depend on the shape alone.
-        let wanted =
+        // Bits must not depend on the threads. Those of our kernels do not depend on the tiles; those of libraries may.
+        let tiling =
             switch kernels {
-            case .avx2: pool.workers == 1 ? 1 : 2 * pool.workers
-            case .openblas, .onednn: ProductTiling.tilesByShape(m: m, n: n)
+            case .avx2: ProductTiling(m: m, n: n, k: k, batches: batches, threads: pool.workers)
+            case .openblas, .onednn: ProductTiling(m: m, n: n, k: k, batches: batches)
             }
-        let tiling = ProductTiling(m: m, n: n, k: k, batches: batches, wanted: wanted)
         let (tileRows, tileColumns) = (tiling.tileRows, tiling.tileColumns)
         let scratchBytes =
             switch kernels {

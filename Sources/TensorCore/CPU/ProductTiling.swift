@@ -1,25 +1,63 @@
 /// A product cut into tiles of C, each computed on one thread.
 struct ProductTiling {
-    private let m, n: Int
-    private var rowTiles, columnTiles: Int
+    private let m, n, rowTiles, columnTiles: Int
     var tileRows: Int { Self.extent(m, rowTiles, multipleOf: 6) }
     var tileColumns: Int { Self.extent(n, columnTiles, multipleOf: 16) }
     var count: Int { rowTiles * columnTiles }
 
-    /// As few tiles as keep the threads evenly busy, since each packs its operands anew: `wanted`, unless they would be too
-    /// small to be worth it.
-    init(m: Int, n: Int, k: Int, batches: Int, wanted: Int) {
+    private init(m: Int, n: Int, rowTiles: Int, columnTiles: Int) {
         (self.m, self.n) = (m, n)
-        (rowTiles, columnTiles) = ((m + 1023) / 1024, (n + 1023) / 1024)
-        while batches * rowTiles * columnTiles < wanted && m * n * k / (rowTiles * columnTiles) > 1 << 21 {
-            if m * columnTiles >= n * rowTiles { rowTiles *= 2 } else { columnTiles *= 2 }
-        }
         // Rounding up to whole register tiles may leave nothing for the last ones.
-        (rowTiles, columnTiles) = ((m + tileRows - 1) / tileRows, (n + tileColumns - 1) / tileColumns)
+        let (rows, columns) = (
+            Self.extent(m, rowTiles, multipleOf: 6), Self.extent(n, columnTiles, multipleOf: 16)
+        )
+        (self.rowTiles, self.columnTiles) = ((m + rows - 1) / rows, (n + columns - 1) / columns)
     }
 
-    /// Tiles for any number of threads: 16 where each is as large as 256 x 256 then, else 8: smaller ones read their operands more often.
-    static func tilesByShape(m: Int, n: Int) -> Int { m * n >= 16 * 256 * 256 ? 16 : 8 }
+    /// No side of a tile is longer than this, up to whole register tiles.
+    private static let longestSide = 1024
+    /// Multiply-adds below which a tile is not worth a thread's waking.
+    private static let smallestTile = 1 << 20
+    /// Multiply-adds in the time that packing one number of A or B takes: 10 to 20 (`products.c`).
+    private static let packing = 16
+
+    /// For kernels whose bits do not depend on the tiles: the cut by which all threads are done soonest. Few tiles pack less, since each
+    /// packs its own rows and columns; but the threads must have equal work.
+    init(m: Int, n: Int, k: Int, batches: Int, threads: Int) {
+        let least = Self.fewest(m: m, n: n)
+        let most = 2 * max(threads, batches * least.count)
+        func cost(_ tiling: ProductTiling) -> Int {
+            let (rows, columns) = (tiling.tileRows, tiling.tileColumns)
+            let rounds = (batches * tiling.count + threads - 1) / threads
+            return rounds * (rows * columns + Self.packing * (rows + columns))
+        }
+        var best = (tiling: least, cost: cost(least))
+        for rows in least.rowTiles..<least.rowTiles + threads {
+            for columns in least.columnTiles..<least.columnTiles + threads
+            where batches * rows * columns <= most && rows * columns * Self.smallestTile <= m * n * k {
+                let tiling = ProductTiling(m: m, n: n, rowTiles: rows, columnTiles: columns)
+                if cost(tiling) < best.cost { best = (tiling, cost(tiling)) }
+            }
+        }
+        self = best.tiling
+    }
+
+    /// For kernels whose bits may depend on the tiles: a cut by the shape alone, good for any number of threads. 16 tiles where each is as
+    /// large as 256 x 256 then, else 8: smaller ones read their operands more often. Fewer where they would be too small.
+    init(m: Int, n: Int, k: Int, batches: Int) {
+        let least = Self.fewest(m: m, n: n)
+        let (wanted, work) = (m * n >= 16 * 256 * 256 ? 16 : 8, m * n * k)
+        var (rowTiles, columnTiles) = (least.rowTiles, least.columnTiles)
+        while batches * rowTiles * columnTiles < wanted && work / (rowTiles * columnTiles) > 2 * Self.smallestTile {
+            if m * columnTiles >= n * rowTiles { rowTiles *= 2 } else { columnTiles *= 2 }
+        }
+        self.init(m: m, n: n, rowTiles: rowTiles, columnTiles: columnTiles)
+    }
+
+    private static func fewest(m: Int, n: Int) -> ProductTiling {
+        ProductTiling(
+            m: m, n: n, rowTiles: (m + longestSide - 1) / longestSide, columnTiles: (n + longestSide - 1) / longestSide)
+    }
 
     private static func extent(_ count: Int, _ tiles: Int, multipleOf step: Int) -> Int {
         ((count + tiles - 1) / tiles + step - 1) / step * step
