@@ -25,16 +25,15 @@ struct ProductTiling {
     /// packs its own rows and columns; but the threads must have equal work.
     init(m: Int, n: Int, k: Int, batches: Int, threads: Int) {
         let least = Self.fewest(m: m, n: n)
-        let most = 2 * max(threads, batches * least.count)
+        let most = min(max(2 * threads / batches, 2 * least.count), m * n * k / Self.smallestTile)
         func cost(_ tiling: ProductTiling) -> Int {
             let (rows, columns) = (tiling.tileRows, tiling.tileColumns)
             let rounds = (batches * tiling.count + threads - 1) / threads
             return rounds * (rows * columns + Self.packing * (rows + columns))
         }
         var best = (tiling: least, cost: cost(least))
-        for rows in least.rowTiles..<least.rowTiles + threads {
-            for columns in least.columnTiles..<least.columnTiles + threads
-            where batches * rows * columns <= most && rows * columns * Self.smallestTile <= m * n * k {
+        for rows in stride(from: least.rowTiles, through: most / least.columnTiles, by: 1) {
+            for columns in stride(from: least.columnTiles, through: most / rows, by: 1) {
                 let tiling = ProductTiling(m: m, n: n, rowTiles: rows, columnTiles: columns)
                 if cost(tiling) < best.cost { best = (tiling, cost(tiling)) }
             }
