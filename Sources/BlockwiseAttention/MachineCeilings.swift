@@ -21,7 +21,7 @@ public struct MachineCeilings: Sendable, Codable, Hashable {
         pool.run(pool.workers) { index, _ in buffers[index].initialize(repeating: 1, count: count) }
         readGigabytes = Self.best { repetitions in
             pool.run(pool.workers) { index, _ in
-                for _ in 0..<repetitions { rz_read_work(buffers[index], Int64(count)) }
+                for _ in 0..<repetitions { _ = rz_read_sum(buffers[index], Int64(count)) }
             }
             return Double(repetitions) * Double(4 * count * pool.workers)
         }

@@ -37,7 +37,7 @@ struct DoctorCommand: ParsableCommand {
         if ceilings {
             let measured = MachineCeilings(on: ThreadPool(workers: try Terminal.threads() ?? CPUDevice.defaultThreads))
             print(
-                "ceilings          \(Terminal.number(measured.gigaflops, 1)) GFLOP/s float32, \(Terminal.number(measured.readGigabytes, 1)) GB/s read from memory, \(measured.threads) threads"
+                "ceilings          \(Terminal.number(measured.gigaflops, 1)) GFLOP/s float32, \(Terminal.number(measured.readGigabytes, 1)) GB/s read from memory, \(measured.threads) thread\(measured.threads == 1 ? "" : "s")"
             )
         }
         print("real data         \(environment["RINGZOO_DATA"] ?? "RINGZOO_DATA is not set")")

@@ -1,4 +1,5 @@
 import BlockwiseAttention
+import CTensorKernels
 import TensorCore
 import Testing
 
@@ -9,5 +10,10 @@ import Testing
         // Wide bounds: any machine that runs this does more than a tenth and less than a hundred times a core of today.
         #expect(ceilings.gigaflops > 0.5 && ceilings.gigaflops < 50_000)
         #expect(ceilings.readGigabytes > 0.1 && ceilings.readGigabytes < 10_000)
+    }
+
+    /// A rate of memory counts bytes that were read: all of them, or the sum is another.
+    @Test func everyNumberIsRead() {
+        #expect(rz_read_sum((0..<1024).map(Float.init), 1024) == 1023 * 512)
     }
 }
