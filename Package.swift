@@ -88,7 +88,7 @@ let package = Package(
             ]),
         .executableTarget(
             name: "ringzoo",
-            dependencies: ["ZooStandard", "MPICommunicator", "BlockwiseAttention", "CVersion", argumentParser],
+            dependencies: ["ZooStandard", "MPICommunicator", "BlockwiseAttention", argumentParser],
             path: "Sources/ringzoo"),
 
         .executableTarget(

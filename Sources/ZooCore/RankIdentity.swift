@@ -1,23 +1,18 @@
-import CVersion
 import DistributedCore
 import TensorCore
 
 /// What every rank of a run must have in common: the program and what it was told.
 public struct RankIdentity: Sendable, Hashable {
-    public var version: String
-    public var commit: String
+    public var program: ProgramIdentity
     /// The resolved config or the arguments, as lines.
     public var task: String
 
-    public init(
-        version: String = String(cString: rz_version()), commit: String = String(cString: rz_commit()), task: String
-    ) {
-        (self.version, self.commit, self.task) = (version, commit, task)
-    }
+    public init(program: ProgramIdentity = .this, task: String) { (self.program, self.task) = (program, task) }
 
     /// - Throws: `.config` on every rank where one has another identity, naming the difference and both ranks.
     public func agree(over communicator: any Communicator) throws {
-        let all = try communicator.allGather(lines: [version, commit] + task.split(separator: "\n").map(String.init))
+        let lines = [program.version, program.commitText] + task.split(separator: "\n").map(String.init)
+        let all = try communicator.allGather(lines: lines)
         for (rank, other) in all.enumerated() where other != all[0] {
             let index = zip(all[0], other).enumerated().first { $1.0 != $1.1 }?.offset ?? min(all[0].count, other.count)
             func value(_ lines: [String]) -> String { index < lines.count ? "'\(lines[index])'" : "nothing" }

@@ -12,7 +12,7 @@ struct ProfileTable {
         let head =
             "\nOne training step, the mean of \(profile.steps)\(ranks > 1 ? " on \(ranks) ranks" : ""): "
             + "\(Terminal.number(profile.stepSeconds * 1e3, 1)) ms\n"
-            + "Ceilings measured now, \(ceilings.threads) threads: \(Terminal.number(ceilings.gigaflops, 0)) GFLOP/s float32, "
+            + "Ceilings measured now, \(ceilings.threads) thread\(ceilings.threads == 1 ? "" : "s"): \(Terminal.number(ceilings.gigaflops, 0)) GFLOP/s float32, "
             + "\(Terminal.number(ceilings.readGigabytes, 1)) GB/s read from memory\n\n"
         let titles =
             padded("operation", 24) + leading("calls", 8) + leading("ms", 10) + leading("share", 8)

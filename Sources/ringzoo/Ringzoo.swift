@@ -1,9 +1,9 @@
 import ArgumentParser
 import BlockwiseAttention
-import CVersion
 import Foundation
 import MPICommunicator
 import TensorCore
+import ZooCore
 
 @main
 struct Ringzoo: ParsableCommand {
@@ -23,7 +23,7 @@ struct Ringzoo: ParsableCommand {
         ])
 
     static var versionText: String {
-        "ringzoo \(String(cString: rz_version())) (\(String(cString: rz_commit()))), attention kernels \(BlockwiseAttention.kernels), products \(ProductChoice.standard), OpenBLAS \(CPUDevice.productKernels)"
+        "ringzoo \(ProgramIdentity.this), attention kernels \(BlockwiseAttention.kernels), products \(ProductChoice.standard), OpenBLAS \(CPUDevice.productKernels)"
     }
 
     /// Runs the command and ends with the exit code that fits the error.

@@ -65,7 +65,7 @@ func main() throws {
     case "version":
         let process = try MPIProcess.join(deadline: 30)
         try process.run(threads: 1, rules) { communicator, _ in
-            try RankIdentity(version: arguments[1], task: "").agree(over: communicator)
+            try RankIdentity(program: ProgramIdentity(version: arguments[1]), task: "").agree(over: communicator)
         }
     case "late":
         let process = try MPIProcess.join(deadline: 3 * deadline)

@@ -88,13 +88,13 @@ import ZooCore
     }
 
     @Test(arguments: [
-        ("version", RankIdentity(version: "2", commit: "a", task: "x: 1\ny: 2")),
-        ("commit", RankIdentity(version: "1", commit: "b", task: "x: 1\ny: 2")),
-        ("config", RankIdentity(version: "1", commit: "a", task: "x: 1\ny: 3")),
-        ("config", RankIdentity(version: "1", commit: "a", task: "x: 1")),
+        ("version", RankIdentity(program: ProgramIdentity(version: "2", commit: "a"), task: "x: 1\ny: 2")),
+        ("commit", RankIdentity(program: ProgramIdentity(version: "1", commit: "b"), task: "x: 1\ny: 2")),
+        ("config", RankIdentity(program: ProgramIdentity(version: "1", commit: "a"), task: "x: 1\ny: 3")),
+        ("config", RankIdentity(program: ProgramIdentity(version: "1", commit: "a"), task: "x: 1")),
     ])
     func ranksThatDifferAreNamedWithTheirDifference(_ what: String, _ other: RankIdentity) throws {
-        let identity = RankIdentity(version: "1", commit: "a", task: "x: 1\ny: 2")
+        let identity = RankIdentity(program: ProgramIdentity(version: "1", commit: "a"), task: "x: 1\ny: 2")
         let error = try #require(throws: RingZooError.self) {
             try InProcessRanks.run(3) { communicator, _ in
                 try (communicator.rank == 2 ? other : identity).agree(over: communicator)

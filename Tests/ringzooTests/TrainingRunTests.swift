@@ -105,11 +105,11 @@ import ZooStandard
     @Test func anotherProgramGoesOnAndSaysSo() throws {
         let folder = try TrainingFolder()
         try folder.run("straight", "run.steps=4").logged()
-        let this = RankIdentity(task: "")
+        let this = ProgramIdentity.this
         let earlier: [(program: [String: String]?, said: String)] = [
             (nil, "an unnamed one"),
             (["version": this.version, "commit": "0123456789ab"], "\(this.version) (0123456789ab)"),
-            (["version": "0.0.1", "commit": this.commit], "0.0.1 (\(this.commit))"),
+            (["version": "0.0.1"], "0.0.1 (commit unknown)"),
         ]
         for (index, (program, said)) in earlier.enumerated() {
             let directory = "run\(index)"
@@ -118,7 +118,7 @@ import ZooStandard
             let resumed = try TrainingProgram.run(
                 ["train", try folder.config(directory), "--set", "run.steps=4", "--resume"], in: folder)
             #expect(resumed.code == 0, "\(resumed.said)")
-            let reason = "another program: \(said) before, \(this.version) (\(this.commit)) now"
+            let reason = "another program: \(said) before, \(this) now"
             #expect(resumed.said.contains("may not be bit-equal, to an undisturbed run (\(reason))"), "\(resumed.said)")
             // It was this program all the same.
             #expect(try folder.losses(directory) == folder.losses("straight"))

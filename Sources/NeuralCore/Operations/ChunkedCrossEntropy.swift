@@ -67,10 +67,9 @@ public func chunkedCrossEntropy(
     return Tensor.record(
         "chunkedCrossEntropy", inputs: [hidden, weight], output: losses_N.sum().cast(to: type)
     ) { g in
-        // A loss that stands at the end of a model has a gradient of 1, which need not be multiplied by.
-        if g.item == 1 { return [dh_NM?.reshaped(shape), dw_VM] }
-        // In place: nobody else holds these two, and a tape runs a pullback once.
-        for d in [dh_NM, dw_VM].compactMap({ $0 }) {
+        // A loss that stands at the end of a model has a gradient of 1, which need not be multiplied by. In place: nobody else holds
+        // these two, and a tape runs a pullback once.
+        for d in [dh_NM, dw_VM].compactMap({ $0 }) where g.item != 1 {
             d.device.binary(.multiply, d, g.cast(to: d.dtype).broadcast(to: d.shape), into: d)
         }
         return [dh_NM?.reshaped(shape), dw_VM]

@@ -25,9 +25,9 @@ import Testing
         var slowest = 0.0
         for repetition in 0..<Self.repetitions {
             let trial = try FaultTrial(kind)
-            let end = try within(trial.limit + 25) { try trial.run() }
+            let end = try within(trial.deadline + 30) { try trial.run() }
             #expect(end.code == kind.code, "\(end.said)")
-            #expect(end.seconds < trial.limit, "\(end.said)")
+            #expect(end.seconds < trial.deadline + 5, "\(end.said)")
             let said = end.said.split(separator: "\n")
             for words in kind.lines {
                 #expect(said.contains { line in words.allSatisfy(line.contains) }, "\(words) in \(end.said)")

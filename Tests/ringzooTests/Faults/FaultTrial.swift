@@ -36,15 +36,6 @@ struct FaultTrial {
     /// Seconds a rank waits for a silent peer; processes share two cores with mpirun.
     var deadline: Double { kind.needsProcesses ? 2.5 : 1 }
 
-    /// Seconds within which it ends. They count from the start where nothing but the start is at fault, and then ranks wait for each other:
-    /// for five deadlines.
-    var limit: Double {
-        switch kind.cause {
-        case .otherConfig, .otherVersion, .lateStart: 5 * deadline + 5
-        default: deadline + 5
-        }
-    }
-
     private func settings(ranks: Int, _ more: [String] = []) -> [String] {
         [
             "attention.backend=ring", "attention.local=cpu", "parallel.sequence=\(ranks)",
