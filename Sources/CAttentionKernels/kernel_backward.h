@@ -133,7 +133,7 @@ INLINE void add_dk_dq(backward_scratch *s, key_block *block, int64_t width, cons
 // MARK: P and dS
 
 #if defined(KERNEL_BFLOAT16)
-#include "kernel_gradients_bf16.h"
+#include "kernel_gradient_words.h"
 #else
 #include "kernel_gradients.h"
 #endif
@@ -157,7 +157,7 @@ NOT_INLINE void probability_rows(backward_scratch *s, const key_facts *keys, con
                            (real)MASKED);
         const vector lse = all(s->lse[row]), rest = all(s->lse_rest[row]);
         for (int64_t j = columns.first; j < columns.end; j += LANES)
-            store(p + j, exp2_vector(load(p + j) - lse - rest));
+            store(p + j, exp2_weight(load(p + j) - lse - rest));
     }
 }
 

@@ -1,13 +1,70 @@
 // Decoding: few rows against many keys. Every key is used only a few times, so that memory is the limit and packing into panels
-// would cost more than the products: a few keys at a time pass through the first-level cache as they are.
+// would cost more than the products: keys are read where they lie, and bf16 widened on the way.
+
+typedef vector unaligned_vector __attribute__((aligned(1), may_alias));
+INLINE vector load_unaligned(const char *p) { return *(const unaligned_vector *)p; }
+
+// How the numbers of a row lie: one in each lane, or bf16 numbers in pairs. A vector of pairs becomes the vector of their first
+// numbers and that of their second ones, and Q of such a call lies in that order too.
+typedef enum { NUMBERS, PAIRS } row_kind;
+
+#if defined(KERNEL_FLOAT)
+enum { OWN_STORAGE = RZ_STORAGE_FLOAT32 };
+INLINE row_kind kind_of(const rz_attention_tensor *from, int64_t size) {
+    return from->storage == RZ_STORAGE_BFLOAT16 && size % (2 * LANES) == 0 ? PAIRS : NUMBERS;
+}
+INLINE vector first_of(vector pairs) { return (vector)((vector_bits)pairs << 16); }
+INLINE vector second_of(vector pairs) { return (vector)((vector_bits)pairs & (real_bits)0xffff0000); }
+#else
+enum { OWN_STORAGE = RZ_STORAGE_FLOAT64 };
+INLINE row_kind kind_of(const rz_attention_tensor *from, int64_t size) { return NUMBERS; }
+INLINE vector first_of(vector pairs) { return pairs; }
+INLINE vector second_of(vector pairs) { return pairs; }
+#endif
+
+typedef struct {
+    const char *at;
+    int64_t pitch;   // bytes
+} few_keys;
+
+// LANES keys, of which there are `keys` from `index` on: where they lie, or in `few` where they cannot be read as they are.
+INLINE few_keys keys_at(const row_kind kind, const rz_attention_tensor *from, int64_t index, int64_t keys, int64_t size,
+                        int64_t padded, real *few) {
+    const bool whole = keys >= LANES, numbers = from->storage == OWN_STORAGE && size == padded;
+    if (kind == NUMBERS && !(whole && numbers)) {
+        pack_rows(few, from, index, smaller(LANES, keys), keys, LANES, size, padded);
+        return (few_keys){(const char *)few, padded * (int64_t)sizeof(real)};
+    }
+    const int64_t bytes = kind == PAIRS ? sizeof(uint16_t) : sizeof(real), row = size * bytes;
+    const char *at = (const char *)from->data + index * bytes;
+    const int64_t pitch = from->token_stride * bytes;
+    for (int64_t r = 0; whole && r < LANES; r++)   // what lies past the tensor may be asked for
+        for (int64_t b = 0; b < row; b += 64) __builtin_prefetch(at + (FETCH_AHEAD + r) * pitch + b);
+    if (whole) return (few_keys){at, pitch};
+    memset(few, 0, (size_t)(LANES * row));
+    for (int64_t r = 0; r < keys; r++) memcpy((char *)few + r * row, at + r * pitch, (size_t)row);
+    return (few_keys){(const char *)few, row};
+}
+
+// Rows of Q in the order of `kind`.
+INLINE void order_queries(const row_kind kind, real *q, int64_t rows, int64_t padded) {
+    for (real *at = q; kind == PAIRS && at < q + rows * padded; at += 2 * LANES) {
+        real pairs[2 * LANES];
+        memcpy(pairs, at, sizeof pairs);
+        for (int64_t i = 0; i < LANES; i++) at[i] = pairs[2 * i], at[LANES + i] = pairs[2 * i + 1];
+    }
+}
 
 // The logits of one row and LANES keys.
-INLINE vector dot_products(const real *q, const real *keys, int64_t padded) {
+INLINE vector dot_products(const row_kind kind, const real *q, few_keys keys, int64_t padded) {
     vector sums[LANES];
     UNROLLED for (int i = 0; i < LANES; i++) sums[i] = (vector){0};
-    for (int64_t d = 0; d < padded; d += LANES) {
-        const vector x = load(q + d);
-        UNROLLED for (int i = 0; i < LANES; i++) sums[i] = load(keys + i * padded + d) * x + sums[i];
+    for (int64_t d = 0; d < padded; d += (kind == PAIRS ? 2 : 1) * LANES, keys.at += sizeof(vector)) {
+        const vector x = load(q + d), y = kind == PAIRS ? load(q + d + LANES) : x;
+        UNROLLED for (int i = 0; i < LANES; i++) {
+            const vector key = load_unaligned(keys.at + i * keys.pitch);
+            sums[i] = kind == PAIRS ? second_of(key) * y + (first_of(key) * x + sums[i]) : key * x + sums[i];
+        }
     }
     transpose_square(sums);
     UNROLLED for (int step = LANES / 2; step > 0; step /= 2)
@@ -15,29 +72,55 @@ INLINE vector dot_products(const real *q, const real *keys, int64_t padded) {
     return sums[0];
 }
 
-// S of `rows` rows and a range of the keys of a block, of which there are `keys` from index `k_at` on; `few` holds LANES rows.
-NOT_INLINE void scores_of_few(real *p, const real *q, int64_t rows, const rz_attention_tensor *k, int64_t k_at, int64_t keys,
-                              index_range range, int64_t size, int64_t padded, real *few) {
-    for (int64_t j = range.first; j < range.end; j += LANES) {
-        pack_rows(few, k, k_at + j * k->token_stride, smaller(LANES, keys - j), keys - j, LANES, size, padded);
-        for (int64_t row = 0; row < rows; row++)
-            store(p + row * ROW_PITCH + j, dot_products(q + row * padded, few, padded));
+// One row of O += the weights of LANES keys times their values.
+INLINE void add_values(const row_kind kind, real *o, const real *p, few_keys keys, int64_t padded) {
+    vector weights[LANES];
+    UNROLLED for (int i = 0; i < LANES; i++) weights[i] = all(p[i]);
+    for (int64_t d = 0; d < padded; d += (kind == PAIRS ? 2 : 1) * LANES, keys.at += sizeof(vector)) {
+        vector sum = {0}, second = {0};
+        UNROLLED for (int i = 0; i < LANES; i++) {
+            const vector value = load_unaligned(keys.at + i * keys.pitch);
+            sum = weights[i] * (kind == PAIRS ? first_of(value) : value) + sum;
+            if (kind == PAIRS) second = weights[i] * second_of(value) + second;
+        }
+        if (kind == PAIRS) {
+            store(o + d, load(o + d) + DEAL_LOW(sum, second));
+            store(o + d + LANES, load(o + d + LANES) + DEAL_HIGH(sum, second));
+        } else {
+            store(o + d, load(o + d) + sum);
+        }
     }
 }
 
-// O += P V, likewise.
-NOT_INLINE void add_values_of_few(real *o, const real *p, int64_t rows, const rz_attention_tensor *v, int64_t v_at,
-                                  int64_t keys, index_range range, int64_t size, int64_t padded, real *few) {
+// S of `rows` rows and a range of the keys of a block, of which there are `keys` from index `at` on; `few` holds LANES rows.
+INLINE void scores_of_kind(const row_kind kind, real *p, const real *q, int64_t rows, const rz_attention_tensor *k, int64_t at,
+                           int64_t keys, index_range range, int64_t size, int64_t padded, real *few) {
     for (int64_t j = range.first; j < range.end; j += LANES) {
-        pack_rows(few, v, v_at + j * v->token_stride, smaller(LANES, keys - j), keys - j, LANES, size, padded);
-        for (int64_t row = 0; row < rows; row++) {
-            vector weights[LANES];
-            UNROLLED for (int i = 0; i < LANES; i++) weights[i] = all(p[row * ROW_PITCH + j + i]);
-            for (int64_t d = 0; d < padded; d += LANES) {
-                vector sum = load(o + row * padded + d);
-                UNROLLED for (int i = 0; i < LANES; i++) sum = weights[i] * load(few + i * padded + d) + sum;
-                store(o + row * padded + d, sum);
-            }
-        }
+        const few_keys some = keys_at(kind, k, at + j * k->token_stride, keys - j, size, padded, few);
+        for (int64_t row = 0; row < rows; row++)
+            store(p + row * ROW_PITCH + j, dot_products(kind, q + row * padded, some, padded));
     }
+}
+NOT_INLINE void scores_of_few(real *p, const real *q, int64_t rows, const rz_attention_tensor *k, int64_t at, int64_t keys,
+                              index_range range, int64_t size, int64_t padded, real *few) {
+    if (kind_of(k, size) == PAIRS)
+        scores_of_kind(PAIRS, p, q, rows, k, at, keys, range, size, padded, few);
+    else
+        scores_of_kind(NUMBERS, p, q, rows, k, at, keys, range, size, padded, few);
+}
+
+// O += P V, likewise.
+INLINE void add_values_of_kind(const row_kind kind, real *o, const real *p, int64_t rows, const rz_attention_tensor *v,
+                               int64_t at, int64_t keys, index_range range, int64_t size, int64_t padded, real *few) {
+    for (int64_t j = range.first; j < range.end; j += LANES) {
+        const few_keys some = keys_at(kind, v, at + j * v->token_stride, keys - j, size, padded, few);
+        for (int64_t row = 0; row < rows; row++) add_values(kind, o + row * padded, p + row * ROW_PITCH + j, some, padded);
+    }
+}
+NOT_INLINE void add_values_of_few(real *o, const real *p, int64_t rows, const rz_attention_tensor *v, int64_t at, int64_t keys,
+                                  index_range range, int64_t size, int64_t padded, real *few) {
+    if (kind_of(v, size) == PAIRS)
+        add_values_of_kind(PAIRS, o, p, rows, v, at, keys, range, size, padded, few);
+    else
+        add_values_of_kind(NUMBERS, o, p, rows, v, at, keys, range, size, padded, few);
 }

@@ -100,7 +100,7 @@ INLINE void softmax_row(query_block *block, const real *p, word *weights, const 
     for (int64_t j = first; j < end; j += WORD_NUMBERS * LANES) {
         vector e[WORD_NUMBERS];
         UNROLLED for (int i = 0; i < WORD_NUMBERS; i++) {
-            e[i] = exp2_vector(load(p + j + i * LANES) - reference);
+            e[i] = exp2_weight(load(p + j + i * LANES) - reference);
             sum += e[i];
         }
         store_weights(WORD_NUMBERS, weights + j / WORD_NUMBERS, e, &rounded);
@@ -133,108 +133,28 @@ NOT_INLINE void softmax_rows(forward_scratch *s, query_block *block, int64_t wid
 
 // MARK: S = Q K^T
 
-INLINE void store_tile(const int width, real *p, vector acc[ROW_TILE][TILE_VECTORS]) {
-    EACH_ROW for (int r = 0; r < ROW_TILE; r++)
-        UNROLLED for (int c = 0; c < width; c++) store(p + r * ROW_PITCH + c * LANES, acc[r][c]);
-}
-
-// Raises the references of a tile of products in memory, where they must be.
-NOT_INLINE void raise_tile(int width, forward_scratch *s, query_block *block, int64_t padded, int64_t row, int64_t column,
-                           real scale) {
-    for (int r = 0; r < ROW_TILE; r++, row++) {
-        const real *p = s->p + row * ROW_PITCH + column;
-        vector most = load(p);
-        for (int c = 1; c < width; c++) most = larger_of(load(p + c * LANES), most);
-        const real largest = largest_of(most) * scale;
-        if (largest > block->m[row] + SLACK)
-            raise_reference(block, s->weights + row * WORD_PITCH, padded, row, column, largest);
-    }
-}
-
-typedef enum { STORE_LOGITS, EXPONENTIALS, MASKED_EXPONENTIALS } score_end;
-
-// One tile of S, `width` vectors wide, to memory or through the softmax while it is in registers.
-INLINE void score_tile(const score_end end, const int width, forward_scratch *s, query_block *block, int64_t padded,
-                       int64_t row, int64_t column, const word *panel) {
-    const int64_t words = padded / WORD_NUMBERS;
-    vector acc[ROW_TILE][TILE_VECTORS];
-    multiply_tile(width, block->q + row * words, words, 1, panel, TILE_VECTORS, words, acc);
-    real *p = s->p + row * ROW_PITCH + column;
-    if (end != EXPONENTIALS)
-        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
-            UNROLLED for (int c = 0; c < width; c++) acc[r][c] = scaled(acc[r][c], s->scale);
-    if (end == STORE_LOGITS) {
-        store_tile(width, p, acc);
-        return;
-    }
-    if (end == MASKED_EXPONENTIALS)
-        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
-            UNROLLED for (int c = 0; c < width; c++)
-                acc[r][c] = replace_outside(acc[r][c], column + c * LANES, s->visible + row + r, (real)MASKED);
-    const real scale = end == EXPONENTIALS ? s->scale : 1;   // what products still need to be logits
-    // The steady state only asks whether any logit exceeds its reference by more than the slack: one comparison a row,
-    // no reduction across lanes.
-    vector_bits over = {0};
-    EACH_ROW for (int r = 0; r < ROW_TILE; r++) {
-        vector most = acc[r][0];
-        UNROLLED for (int c = 1; c < width; c++) most = larger_of(acc[r][c], most);
-        over |= scaled(most, scale) > all(block->m[row + r] + SLACK);
-    }
-    if (__builtin_expect(any_bit(over), 0)) {   // through memory, so that nothing leaves its register in the steady state
-        store_tile(width, p, acc);
-        raise_tile(width, s, block, padded, row, column, scale);
-        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
-            UNROLLED for (int c = 0; c < width; c++) acc[r][c] = load(p + r * ROW_PITCH + c * LANES);
-    }
-    const real *references = block->m + row;
-    real *sums = block->sums + row * LANES, *rounded_sums = block->rounded_sums + row * LANES;
-    word *weights = s->weights + row * WORD_PITCH + column / WORD_NUMBERS;
-    EACH_ROW for (int r = 0; r < ROW_TILE; r++) {
-        const vector reference = all(references[r]);
-        vector sum = load(sums + r * LANES), e[TILE_VECTORS];
-        vector rounded = ROUNDS_WEIGHTS ? load(rounded_sums + r * LANES) : (vector){0};
-        UNROLLED for (int c = 0; c < width; c++) {
-            e[c] = exp2_vector(scaled_above(acc[r][c], scale, reference));
-            sum += e[c];
-        }
-        store_weights(width, weights + r * WORD_PITCH, e, &rounded);
-        store(sums + r * LANES, sum);
-        if (ROUNDS_WEIGHTS) store(rounded_sums + r * LANES, rounded);
-    }
-}
-
 // All rows past one panel of K^T at a time, so that the panel stays in the first-level cache. Tiles that see nothing of a
 // panel are skipped, and what they would hold is never read: the products with V end where the range does.
 NOT_INLINE void store_scores(forward_scratch *s, query_block *block, int64_t width) {
+    const int64_t words = width / WORD_NUMBERS;
     const word *panel = s->k;
-    for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += width / WORD_NUMBERS * PANEL)
-        for (int64_t row = 0; row < block->tiles; row += ROW_TILE)
-            if (touches(s->any + row / ROW_TILE, column))
-                score_tile(STORE_LOGITS, TILE_VECTORS, s, block, width, row, column, panel);
-}
-
-// On a diagonal the tile is only as wide as what it sees.
-#define MASKED_TILE(vectors)                                                                                          \
-    score_tile(MASKED_EXPONENTIALS, (vectors) < TILE_VECTORS ? (vectors) : TILE_VECTORS, s, block, width, row, column, \
-               panel)
-NOT_INLINE void fuse_scores(forward_scratch *s, query_block *block, int64_t width) {
-    const word *panel = s->k;
-    for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += width / WORD_NUMBERS * PANEL)
+    for (int64_t column = 0; column < KEY_BLOCK; column += PANEL, panel += words * PANEL)
         for (int64_t row = 0; row < block->tiles; row += ROW_TILE) {
-            const index_range *any = s->any + row / ROW_TILE;
-            if (covers(s->every + row / ROW_TILE, column)) {
-                score_tile(EXPONENTIALS, TILE_VECTORS, s, block, width, row, column, panel);
-            } else if (touches(any, column)) {
-                switch (smaller(TILE_VECTORS, blocks_of(any->end - column, LANES))) {
-                case 1: MASKED_TILE(1); break;
-                case 2: MASKED_TILE(2); break;
-                case 3: MASKED_TILE(3); break;
-                default: MASKED_TILE(TILE_VECTORS); break;
-                }
-            }
+            if (!touches(s->any + row / ROW_TILE, column)) continue;
+            vector acc[ROW_TILE][TILE_VECTORS];
+            multiply_tile(TILE_VECTORS, block->q + row * words, words, 1, panel, TILE_VECTORS, words, acc);
+            real *p = s->p + row * ROW_PITCH + column;
+            EACH_ROW for (int r = 0; r < ROW_TILE; r++)
+                UNROLLED for (int c = 0; c < TILE_VECTORS; c++)
+                    store(p + r * ROW_PITCH + c * LANES, scaled(acc[r][c], s->scale));
         }
 }
-#undef MASKED_TILE
+
+#if defined(KERNEL_AMX)
+#include "kernel_scores_amx.h"
+#else
+#include "kernel_scores.h"
+#endif
 
 // MARK: a unit
 
@@ -308,7 +228,7 @@ static void forward_pair(forward_scratch *s, query_block *block, const attention
         return;
     }
 #endif
-    // The fused way compares products before they are logits, which a negative scale would turn around.
+    // The fused way may compare products before they are logits, which a negative scale would turn around.
     if (terms->plain && s->scale > 0 && (!partial || s->keys->ordered)) {
         fuse_scores(s, block, width);
     } else {
@@ -331,6 +251,7 @@ INLINE real reference_in(real m) { return m < (real)EMPTY_REFERENCE ? (real)EMPT
 
 static void load_state(query_block *block, const attention_plan *plan, int64_t row) {
     const int64_t at = block->rows[row].state, size = plan->problem->head_size;
+    if (((const real *)plan->l)[at] == 0) return;   // nothing yet: O is zero, and not worth reading
     block->m[row] = reference_in(((const real *)plan->m)[at]);
     block->sums[row * LANES] = ((const real *)plan->l)[at];
     if (ROUNDS_WEIGHTS) block->rounded_sums[row * LANES] = block->sums[row * LANES];
@@ -425,6 +346,10 @@ static void forward_unit(void *arg, int64_t index, int64_t worker) {
     for (int64_t i = 0; i < u.blocks; i++) {
         open_block(s.blocks + i, plan, &u, u.block + i);
         gather_q(s.blocks + i, plan, &u, u.block + i);
+#if !defined(KERNEL_BFLOAT16)
+        if (plan->few)
+            order_queries(kind_of(&plan->k, plan->problem->head_size), s.blocks[i].q, s.blocks[i].count, width);
+#endif
         if (plan->splits == 1)
             for (int64_t row = 0; row < s.blocks[i].count; row++) load_state(s.blocks + i, plan, row);
         if (ROUNDS_WEIGHTS) open_rounded_rows(s.blocks + i, plan);

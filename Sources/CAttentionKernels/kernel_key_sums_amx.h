@@ -25,16 +25,9 @@ NOT_INLINE void add_key_sums(real *sums, int64_t padded, const word *p, const wo
     for (int64_t key = 0; key < keys; key += PANEL, ranges++) {
         const int64_t first = ranges->first / 2, depth = ranges->end / 2 - first;
         if (depth <= 0) continue;
-        for (int64_t d = 0; d < padded; d += ROW_TILE) {
-            vector acc[ROW_TILE][TILE_VECTORS];
-            multiply_tile(TILE_VECTORS, factor + d * (rows / 2) + first, rows / 2, 1, p + first * ROW_PITCH + key,
-                          ROW_PITCH / LANES, depth, acc);
-            for (int r = 0; r < ROW_TILE; r++)
-                UNROLLED for (int c = 0; c < TILE_VECTORS; c++) {
-                    real *place = sums + (d + r) * KEY_BLOCK + key + c * LANES;
-                    store(place, acc[r][c] + load(place));
-                }
-        }
+        for (int64_t d = 0; d < padded; d += ROW_TILE)
+            add_tile(TILE_VECTORS, sums + d * KEY_BLOCK + key, KEY_BLOCK, factor + d * (rows / 2) + first, rows / 2, 1,
+                     p + first * ROW_PITCH + key, ROW_PITCH / LANES, depth);
     }
 }
 

@@ -36,25 +36,16 @@ typedef struct {
 } index_range;
 
 // C [rows][padded] += A B, A read at two strides, B panels of `capacity` rows each. `rows` is a multiple of ROW_TILE. The
-// ranges are what of the reduction matters to a tile of 6 rows: outside it the other factor is zero, also within the first and
-// last step of a product. C is fetched at the start of a tile and added at its end, off the critical path.
+// ranges are what of the reduction matters to a tile of rows: outside it the other factor is zero, also within the first and
+// last step of a product.
 INLINE void add_product_panel(const int width, real *c, int64_t padded, const word *a, int64_t row_stride,
                               int64_t depth_stride, const word *b, int64_t rows, const index_range *ranges) {
     for (int64_t row = 0; row < rows; row += ROW_TILE, ranges++) {
         if (ranges->first >= ranges->end) continue;
         const int64_t step = PRODUCT_STEP / WORD_NUMBERS, first = ranges->first / PRODUCT_STEP * step;
         const int64_t depth = blocks_of(ranges->end, PRODUCT_STEP) * step - first;
-        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
-            UNROLLED for (int i = 0; i < width; i += 64 / VECTOR_BYTES)
-                __builtin_prefetch(c + (row + r) * padded + i * LANES, 1);
-        vector acc[ROW_TILE][TILE_VECTORS];
-        multiply_tile(width, a + row * row_stride + first * depth_stride, row_stride, depth_stride,
-                      b + first * width * LANES, width, depth, acc);
-        EACH_ROW for (int r = 0; r < ROW_TILE; r++)
-            UNROLLED for (int i = 0; i < width; i++) {
-                real *place = c + (row + r) * padded + i * LANES;
-                store(place, acc[r][i] + load(place));
-            }
+        add_tile(width, c + row * padded, padded, a + row * row_stride + first * depth_stride, row_stride, depth_stride,
+                 b + first * width * LANES, width, depth);
     }
 }
 

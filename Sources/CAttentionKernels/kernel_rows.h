@@ -195,7 +195,7 @@ NOT_INLINE void modify_logits(real *restrict x, real *restrict slope, const row_
                               const term_facts *terms, int64_t first, int64_t end) {
     if (terms->capped)
         for (int64_t j = first; j < end; j += LANES) {
-            const vector t = tanh_vector(load(x + j) * terms->inverse_cap);
+            const vector t = tanh_logit(load(x + j) * terms->inverse_cap);
             store(x + j, t * terms->cap);
             if (slope) store(slope + j, 1 - t * t);
         }

@@ -22,6 +22,20 @@ INLINE void multiply_tile(const int width, const word *a, int64_t row_stride, in
     }
 }
 
+// C += A B, likewise. C is fetched at the start and added at the end, off the critical path.
+INLINE void add_tile(const int width, real *c, int64_t c_pitch, const word *a, int64_t row_stride, int64_t depth_stride,
+                     const word *b, const int pitch, int64_t depth) {
+    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        UNROLLED for (int i = 0; i < width; i += 64 / VECTOR_BYTES) __builtin_prefetch(c + r * c_pitch + i * LANES, 1);
+    vector acc[ROW_TILE][TILE_VECTORS];
+    multiply_tile(width, a, row_stride, depth_stride, b, pitch, depth, acc);
+    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        UNROLLED for (int i = 0; i < width; i++) {
+            real *place = c + r * c_pitch + i * LANES;
+            store(place, acc[r][i] + load(place));
+        }
+}
+
 // What the arithmetic can do at most: as many chains of multiply-adds as a register tile has accumulators,
 // none of which waits for another, and no memory.
 enum { CHAINS = ROW_TILE * TILE_VECTORS };

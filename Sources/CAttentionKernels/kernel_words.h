@@ -28,6 +28,8 @@ INLINE real logit_scale(const rz_attention_problem *p) { return 1; }
 INLINE vector scaled(vector product, real scale) { return product; }
 INLINE vector scaled_above(vector product, real scale, vector reference) { return product - reference; }
 INLINE real key_gradient_scale(const rz_attention_problem *p) { return (real)LN_2; }
+INLINE vector exp2_weight(vector x) { return exp2_vector(x); }
+INLINE vector tanh_logit(vector z) { return tanh_vector(z); }
 
 // MARK: packing
 
