@@ -33,6 +33,8 @@ struct DoctorCommand: ParsableCommand {
             print(
                 "  warning: OPENBLAS_CORETYPE is '\(forced)', which may force slow products; unset it, or compare 'ringzoo attention bench --backends blas'"
             )
+        } else if let advice = OpenBLASCore.current.advice {
+            print("  warning: \(advice)")
         }
         if ceilings {
             let measured = MachineCeilings(on: ThreadPool(workers: try Terminal.threads() ?? CPUDevice.defaultThreads))

@@ -69,24 +69,32 @@ void rz_rotary_rows(int dtype, int64_t rows, int64_t half, const void *x, int64_
 /// Softmax cross-entropy of one row. Returns -log softmax(x)[target]; when dx is given, (softmax(x) - onehot) * scale.
 double rz_cross_entropy_row(int dtype, int64_t n, const void *x, int64_t target, double scale, void *dx);
 
-// MARK: products (products.c); float32, bfloat16 and float16 with float32 sums
+// MARK: products (products.c, product_engine.h); float32, bfloat16 and float16 with float32 sums
 
-/// 1 where this processor can run the product kernels here (AVX2, FMA and F16C); where not, none of them may be called.
-int rz_has_products(void);
-/// 1 where it has vectors of 512 bits, which they do not use.
-int rz_has_avx512(void);
-/// 1 where it multiplies bf16 (AVX-512 BF16, AMX), which they do not do either.
+/// Sets of kernels; all give the same bits.
+typedef enum {
+    RZ_PRODUCTS_AVX2,
+    RZ_PRODUCTS_AVX512,
+    RZ_PRODUCTS_AVX512_EMULATED,   ///< the tiles of AVX-512 in the instructions of AVX2: slow, for tests
+} rz_product_set;
+
+/// 1 where this processor can run a set (AVX2, FMA and F16C; AVX-512 F, BW, VL and DQ); where not, nothing of it may be called.
+int rz_has_products(rz_product_set set);
+/// 1 where the processor multiplies bf16 (AVX-512 BF16, AMX), which no set does.
 int rz_has_bf16_arithmetic(void);
+/// Rows and columns of C that a set computes at a time.
+int64_t rz_product_tile_rows(rz_product_set set);
+int64_t rz_product_tile_columns(rz_product_set set);
 /// The rows of A or the columns of B, each as long as the sum: strides from one to the next and along one.
 typedef struct {
     const void *address;
     int64_t lines, line_stride, depth_stride;
 } rz_factor;
 /// Bytes of scratch memory that a product [m, k] x [k, n] with a result of this type, or a smaller one, needs.
-int64_t rz_product_scratch(int64_t m, int64_t n, int64_t k, int type);
+int64_t rz_product_scratch(rz_product_set set, int64_t m, int64_t n, int64_t k, int type);
 /// c [m, n] = a b, or added to what is there; the columns of c lie side by side. The factors have one type, and c has it or float32.
-void rz_product(int factor_type, rz_factor a, rz_factor b, int64_t k, int type, void *c, int64_t c_row, int accumulate,
-                void *scratch);
+void rz_product(rz_product_set set, int factor_type, rz_factor a, rz_factor b, int64_t k, int type, void *c, int64_t c_row,
+                int accumulate, void *scratch);
 
 // MARK: optimizers (optimizer.c)
 

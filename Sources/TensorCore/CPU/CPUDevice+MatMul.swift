@@ -38,15 +38,19 @@ extension CPUDevice {
         let kernels = products[a.dtype]
         // Bits must not depend on the threads. Those of our kernels do not depend on the tiles; those of libraries may.
         let tiling =
-            switch kernels {
-            case .avx2: ProductTiling(m: m, n: n, k: k, batches: batches, threads: pool.workers)
-            case .openblas, .onednn: ProductTiling(m: m, n: n, k: k, batches: batches)
+            if let ours = kernels.ours {
+                ProductTiling(
+                    m: m, n: n, k: k, batches: batches, threads: pool.workers, unit: Self.registerTile(of: ours))
+            } else {
+                ProductTiling(m: m, n: n, k: k, batches: batches)
             }
         let (tileRows, tileColumns) = (tiling.tileRows, tiling.tileColumns)
         let scratchBytes =
             switch kernels {
-            case .avx2:
-                Int(rz_product_scratch(Int64(tileRows), Int64(tileColumns), Int64(k), out.dtype.kernelCode))
+            case .avx2, .avx512:
+                Int(
+                    rz_product_scratch(
+                        kernels.ours!, Int64(tileRows), Int64(tileColumns), Int64(k), out.dtype.kernelCode))
             case .openblas:
                 OpenBLASProduct.scratchBytes(
                     rows: tileRows, columns: tileColumns, depth: k, factors: a.dtype, result: out.dtype)
@@ -64,9 +68,9 @@ extension CPUDevice {
             let result = matrix(out, batch).from(row: rows.lowerBound, column: columns.lowerBound)
             let place = scratch + worker * scratchPitch
             switch kernels {
-            case .avx2:
+            case .avx2, .avx512:
                 rz_product(
-                    left.dtype.kernelCode, left.rows(rows.count), right.columns(columns.count), Int64(k),
+                    kernels.ours!, left.dtype.kernelCode, left.rows(rows.count), right.columns(columns.count), Int64(k),
                     result.dtype.kernelCode, result.address, Int64(result.rowStride), accumulate ? 1 : 0, place)
             case .openblas:
                 OpenBLASProduct(
@@ -80,6 +84,13 @@ extension CPUDevice {
                 ).run()
             }
         }
+    }
+}
+
+extension CPUDevice {
+    /// What our kernels compute of C at a time.
+    private static func registerTile(of kernels: rz_product_set) -> (rows: Int, columns: Int) {
+        (Int(rz_product_tile_rows(kernels)), Int(rz_product_tile_columns(kernels)))
     }
 }
 

@@ -34,7 +34,7 @@ public final class CPUDevice: Device {
     public static var defaultThreads: Int { ProcessInfo.processInfo.activeProcessorCount }
 
     /// OpenBLAS's kernel set, for example "SkylakeX". The environment variable OPENBLAS_CORETYPE may force a slow one.
-    public static var productKernels: String { String(cString: openblas_get_corename()) }
+    public static var productKernels: String { OpenBLASCore.current.description }
 
     /// Bytes the allocator holds for reuse beyond what is live.
     public var cachedBytes: Int { allocator.cachedBytes }

@@ -4,8 +4,8 @@ import Foundation
 
 /// Code that computes matrix products.
 public enum ProductKernels: String, Sendable, CaseIterable, CustomStringConvertible {
-    /// Our own, for float32 and half precision (`products.c`).
-    case avx2
+    /// Our own, for float32 and half precision (`product_engine.h`); both give the same bits.
+    case avx2, avx512
     /// OpenBLAS, with half precision widened to float32 block by block.
     case openblas
     /// oneDNN, for bfloat16 (and float32, which nothing but tests asks of it).
@@ -14,16 +14,26 @@ public enum ProductKernels: String, Sendable, CaseIterable, CustomStringConverti
     /// What keeps these kernels from products of such factors here; nil where nothing does.
     public func unavailableReason(for dtype: DType) -> String? {
         switch self {
-        case .avx2: rz_has_products() != 0 ? nil : "this processor has no AVX2"
+        case .avx2: rz_has_products(RZ_PRODUCTS_AVX2) != 0 ? nil : "this processor has no AVX2"
+        case .avx512: rz_has_products(RZ_PRODUCTS_AVX512) != 0 ? nil : "this processor has no AVX-512"
         case .openblas: nil
         case .onednn: OneDNN.unavailableReason(for: dtype)
+        }
+    }
+
+    /// Our kernels; nil for libraries.
+    var ours: rz_product_set? {
+        switch self {
+        case .avx2: RZ_PRODUCTS_AVX2
+        case .avx512: RZ_PRODUCTS_AVX512
+        case .openblas, .onednn: nil
         }
     }
 
     /// With the kernel set of OpenBLAS, since bits depend on it.
     public var description: String {
         switch self {
-        case .avx2: rawValue
+        case .avx2, .avx512: rawValue
         case .openblas: "OpenBLAS \(CPUDevice.productKernels)"
         case .onednn: OneDNN.name
         }
@@ -49,12 +59,17 @@ public struct ProductChoice: Sendable, Hashable, CustomStringConvertible {
     /// Whether this processor multiplies bf16 itself, which takes half the time of float32 or less and is oneDNN's alone here.
     public static var hasBFloat16Arithmetic: Bool { rz_has_bf16_arithmetic() != 0 }
 
-    /// The best for this processor. With AVX-512 OpenBLAS's vectors are twice as wide as ours.
-    public static let best: ProductChoice = {
-        let float32: ProductKernels = rz_has_products() != 0 && rz_has_avx512() == 0 ? .avx2 : .openblas
-        let usesOneDNN = hasBFloat16Arithmetic && OneDNN.unavailableReason(for: .bfloat16) == nil
+    /// The best for this processor.
+    public static let best = best(
+        ours: [ProductKernels.avx512, .avx2].first { $0.unavailableReason(for: .float32) == nil },
+        openBLAS: OpenBLASCore.current,
+        usesOneDNN: hasBFloat16Arithmetic && OneDNN.unavailableReason(for: .bfloat16) == nil)
+
+    /// Of our own kernels the best that the processor can run, or OpenBLAS where that uses AVX-512 (measured on Zen 4) or we have none.
+    static func best(ours: ProductKernels?, openBLAS: OpenBLASCore, usesOneDNN: Bool) -> ProductChoice {
+        let float32 = ours == .avx512 && openBLAS.vectors == .avx512 ? .openblas : ours ?? .openblas
         return ProductChoice(float32: float32, bfloat16: usesOneDNN ? .onednn : float32)
-    }()
+    }
 
     /// What the environment variable RINGZOO_PRODUCTS asks for; the best where it is not set. oneDNN computes bf16 alone, and where it
     /// is not to, "avx2" or "openblas" keeps it from that.

@@ -1,0 +1,12 @@
+#include "common.h"
+#include "products.h"
+
+#if defined(__x86_64__) && defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#define PRODUCT_LANES 8
+#define PRODUCT_ROWS 6
+#include "product_engine.h"
+
+const product_kernels rz_avx2_products = PRODUCT_KERNELS;
+#pragma clang attribute pop
+#endif
