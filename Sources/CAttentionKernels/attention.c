@@ -110,6 +110,10 @@ int64_t rz_attention_key_block(size_t element_bytes) { return table_for(element_
 void rz_attention_exp2_f32(const float *x, float *y, int64_t count) {
     table_for(sizeof(float))->exponentials(x, y, count);
 }
+void rz_attention_exp2_bf16(const float *x, float *y, int64_t count) {
+    const kernel_table *bfloat16 = current_set()->bfloat16;
+    (bfloat16 ? bfloat16 : table_for(sizeof(float)))->exponentials(x, y, count);
+}
 void rz_attention_exp2_f64(const double *x, double *y, int64_t count) {
     table_for(sizeof(double))->exponentials(x, y, count);
 }

@@ -7,7 +7,7 @@ static void exponentials(const void *from, void *to, int64_t count) {
         vector in = {0};
         const size_t bytes = sizeof(real) * (size_t)smaller(LANES, count - i);
         memcpy(&in, x + i, bytes);
-        const vector out = exp2_vector(in);
+        const vector out = exp2_weight(in);
         memcpy(y + i, &out, bytes);
     }
 }

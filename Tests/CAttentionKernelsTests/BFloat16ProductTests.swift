@@ -1,5 +1,6 @@
 import CAttentionKernels
 import ConformanceKit
+import Foundation
 import Testing
 
 /// To the nearest bf16 number, ties to even.
@@ -29,6 +30,21 @@ extension CAttentionKernelsTests {
         #expect(rz_attention_set_kernels(kernels))
         body()
         rz_attention_set_kernels(nil)
+    }
+
+    @Test(arguments: bfloat16Sets) func weightsThatWillBeRoundedAreWithinThreeMillionths(_ kernels: String) {
+        with(kernels) {
+            let x = (0..<1 << 18).map { Float($0) * (127 + 126) / Float(1 << 18) - 126 }
+            var y = [Float](repeating: 0, count: x.count)
+            rz_attention_exp2_bf16(x, &y, Int64(x.count))
+            let worst = zip(x, y).reduce(0.0) { max($0, abs(Double($1.1) / exp2(Double($1.0)) - 1)) }
+            #expect(worst <= 3e-6, "\(worst)")
+            #expect(worst > 1e-6, "these are not the exponentials of weights")
+            let edges: [Float] = [-160, -1000, -3e38, -.infinity, .nan, 200, 1e30]
+            y = [Float](repeating: 5, count: edges.count)
+            rz_attention_exp2_bf16(edges, &y, Int64(edges.count))
+            #expect(y[..<4].allSatisfy { $0 == 0 } && y[4].isNaN && y[5] == .infinity && y[6] == .infinity)
+        }
     }
 
     @Test(arguments: bfloat16Sets) func bfloat16ProductsOfRandomProblemsAreAsGoodAsNaiveOnes(_ kernels: String) {
