@@ -333,8 +333,8 @@ static void backward_pair(backward_scratch *s, key_block *block, const attention
     add_dk_dq(s, block, width, s->ds_words, s->ds_rows);
 }
 
-// Waits until the unit before this one (of those that see these queries) has added its share. Spinning is brief: workers on
-// neighbouring units walk the query blocks one behind the other.
+// Waits until the unit before this one (of those that see these queries) has added its share. Spinning is brief: it was taken before, and
+// with one head workers on neighbouring units walk the query blocks one behind the other.
 static void wait_for_ticket(_Atomic int64_t *ticket, int64_t predecessor) {
     for (int64_t spins = 0; atomic_load_explicit(ticket, memory_order_acquire) != predecessor; spins++) {
         if (spins > 256) {
@@ -398,8 +398,16 @@ static void add_dk_dv(const backward_scratch *s, const key_block *block, const a
     add_key_gradient((real *)plan->dv + at, 1, block->dv, s->strip, count, size, width);
 }
 
-static void backward_unit(void *arg, int64_t index, int64_t worker) {
+// The unit that is taken as number `taken`. Those taken one after the other belong to different heads, so that a unit need not wait for
+// its predecessor, which was taken long before. A bias that wants its gradient has one order through all heads.
+static int64_t unit_taken(const attention_plan *plan, int64_t taken) {
+    const int64_t heads = plan->problem->batch * plan->problem->kv_heads;
+    return plan->dbias ? taken : taken % heads * plan->head_units + taken / heads;
+}
+
+static void backward_unit(void *arg, int64_t taken, int64_t worker) {
     attention_plan *plan = arg;
+    const int64_t index = unit_taken(plan, taken);
     const rz_attention_problem *p = plan->problem;
     backward_scratch s;
     carve_backward(&s, plan, plan->worker_memory + plan->worker_bytes * (size_t)worker);
