@@ -48,7 +48,8 @@ INLINE few_keys keys_at(const row_kind kind, const rz_attention_tensor *from, in
 
 // Rows of Q in the order of `kind`.
 INLINE void order_queries(const row_kind kind, real *q, int64_t rows, int64_t padded) {
-    for (real *at = q; kind == PAIRS && at < q + rows * padded; at += 2 * LANES) {
+    if (kind == NUMBERS) return;
+    for (real *at = q; at < q + rows * padded; at += 2 * LANES) {
         real pairs[2 * LANES];
         memcpy(pairs, at, sizeof pairs);
         for (int64_t i = 0; i < LANES; i++) at[i] = pairs[2 * i], at[LANES + i] = pairs[2 * i + 1];
@@ -93,34 +94,32 @@ INLINE void add_values(const row_kind kind, real *o, const real *p, few_keys key
 }
 
 // S of `rows` rows and a range of the keys of a block, of which there are `keys` from index `at` on; `few` holds LANES rows.
-INLINE void scores_of_kind(const row_kind kind, real *p, const real *q, int64_t rows, const rz_attention_tensor *k, int64_t at,
-                           int64_t keys, index_range range, int64_t size, int64_t padded, real *few) {
-    for (int64_t j = range.first; j < range.end; j += LANES) {
-        const few_keys some = keys_at(kind, k, at + j * k->token_stride, keys - j, size, padded, few);
-        for (int64_t row = 0; row < rows; row++)
-            store(p + row * ROW_PITCH + j, dot_products(kind, q + row * padded, some, padded));
-    }
-}
 NOT_INLINE void scores_of_few(real *p, const real *q, int64_t rows, const rz_attention_tensor *k, int64_t at, int64_t keys,
                               index_range range, int64_t size, int64_t padded, real *few) {
-    if (kind_of(k, size) == PAIRS)
-        scores_of_kind(PAIRS, p, q, rows, k, at, keys, range, size, padded, few);
-    else
-        scores_of_kind(NUMBERS, p, q, rows, k, at, keys, range, size, padded, few);
+    const row_kind kind = kind_of(k, size);
+    for (int64_t j = range.first; j < range.end; j += LANES) {
+        const few_keys some = keys_at(kind, k, at + j * k->token_stride, keys - j, size, padded, few);
+        for (int64_t row = 0; row < rows; row++) {
+            const real *x = q + row * padded;
+            store(p + row * ROW_PITCH + j,
+                  kind == PAIRS ? dot_products(PAIRS, x, some, padded) : dot_products(NUMBERS, x, some, padded));
+        }
+    }
 }
 
 // O += P V, likewise.
-INLINE void add_values_of_kind(const row_kind kind, real *o, const real *p, int64_t rows, const rz_attention_tensor *v,
-                               int64_t at, int64_t keys, index_range range, int64_t size, int64_t padded, real *few) {
-    for (int64_t j = range.first; j < range.end; j += LANES) {
-        const few_keys some = keys_at(kind, v, at + j * v->token_stride, keys - j, size, padded, few);
-        for (int64_t row = 0; row < rows; row++) add_values(kind, o + row * padded, p + row * ROW_PITCH + j, some, padded);
-    }
-}
 NOT_INLINE void add_values_of_few(real *o, const real *p, int64_t rows, const rz_attention_tensor *v, int64_t at, int64_t keys,
                                   index_range range, int64_t size, int64_t padded, real *few) {
-    if (kind_of(v, size) == PAIRS)
-        add_values_of_kind(PAIRS, o, p, rows, v, at, keys, range, size, padded, few);
-    else
-        add_values_of_kind(NUMBERS, o, p, rows, v, at, keys, range, size, padded, few);
+    const row_kind kind = kind_of(v, size);
+    for (int64_t j = range.first; j < range.end; j += LANES) {
+        const few_keys some = keys_at(kind, v, at + j * v->token_stride, keys - j, size, padded, few);
+        for (int64_t row = 0; row < rows; row++) {
+            real *to = o + row * padded;
+            const real *weights = p + row * ROW_PITCH + j;
+            if (kind == PAIRS)
+                add_values(PAIRS, to, weights, some, padded);
+            else
+                add_values(NUMBERS, to, weights, some, padded);
+        }
+    }
 }

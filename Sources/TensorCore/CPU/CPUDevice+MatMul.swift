@@ -39,8 +39,7 @@ extension CPUDevice {
         // Bits must not depend on the threads. Those of our kernels do not depend on the tiles; those of libraries may.
         let tiling =
             if let ours = kernels.ours {
-                ProductTiling(
-                    m: m, n: n, k: k, batches: batches, threads: pool.workers, unit: Self.registerTile(of: ours))
+                ProductTiling(m: m, n: n, k: k, batches: batches, threads: pool.workers, unit: ours.tile)
             } else {
                 ProductTiling(m: m, n: n, k: k, batches: batches)
             }
@@ -87,11 +86,9 @@ extension CPUDevice {
     }
 }
 
-extension CPUDevice {
-    /// What our kernels compute of C at a time.
-    private static func registerTile(of kernels: rz_product_set) -> (rows: Int, columns: Int) {
-        (Int(rz_product_tile_rows(kernels)), Int(rz_product_tile_columns(kernels)))
-    }
+extension rz_product_set {
+    /// What these kernels compute of C at a time.
+    fileprivate var tile: ProductTiling.Unit { (Int(rz_product_tile_rows(self)), Int(rz_product_tile_columns(self))) }
 }
 
 extension ProductMatrix {

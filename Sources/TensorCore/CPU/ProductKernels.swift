@@ -65,14 +65,15 @@ public struct ProductChoice: Sendable, Hashable, CustomStringConvertible {
         openBLAS: OpenBLASCore.current,
         usesOneDNN: hasBFloat16Arithmetic && OneDNN.unavailableReason(for: .bfloat16) == nil)
 
-    /// Of our own kernels the best that the processor can run, or OpenBLAS where that uses AVX-512 (measured on Zen 4) or we have none.
+    /// Of our own kernels the best that the processor can run, or OpenBLAS where that uses AVX-512, since ours have not been
+    /// measured beside it, or where we have none.
     static func best(ours: ProductKernels?, openBLAS: OpenBLASCore, usesOneDNN: Bool) -> ProductChoice {
         let float32 = ours == .avx512 && openBLAS.vectors == .avx512 ? .openblas : ours ?? .openblas
         return ProductChoice(float32: float32, bfloat16: usesOneDNN ? .onednn : float32)
     }
 
     /// What the environment variable RINGZOO_PRODUCTS asks for; the best where it is not set. oneDNN computes bf16 alone, and where it
-    /// is not to, "avx2" or "openblas" keeps it from that.
+    /// is not to, any other name keeps it from that.
     /// - Throws: a `RingZooError` where it names something unknown, or what this machine cannot run.
     public static func named(_ name: String?) throws -> ProductChoice {
         guard let name else { return best }
