@@ -46,6 +46,10 @@ struct StridedLoop {
         let rows = shape.dropLast().reduce(1, *)
         if inner == 0 || rows == 0 { return }
         let operandCount = bases.count
+        let axes = shape.count
+        let outer = axes - 1
+        // Per operand and axis, in bytes.
+        let steps = zip(strides, elementBytes).flatMap { strides, bytes in strides.map { $0 * bytes } }
         // Either several rows per piece, or several pieces per row.
         let rowsPerPiece = max(1, Self.grain / inner)
         let piecesPerRow = rowsPerPiece > 1 ? 1 : (inner + Self.grain - 1) / Self.grain
@@ -54,20 +58,30 @@ struct StridedLoop {
             let group = piece / piecesPerRow
             let start = (piece % piecesPerRow) * Self.grain
             let count = piecesPerRow == 1 ? inner : min(Self.grain, inner - start)
+            let first = group * rowsPerPiece
+            let end = min(rows, first + rowsPerPiece)
             withUnsafeTemporaryAllocation(of: UnsafeMutableRawPointer.self, capacity: operandCount) { pointers in
-                for row in group * rowsPerPiece..<min(rows, (group + 1) * rowsPerPiece) {
-                    for i in 0..<operandCount {
-                        var remaining = row
-                        var offset = start * strides[i][shape.count - 1]
-                        var axis = shape.count - 2
-                        while axis >= 0 {
-                            offset += (remaining % shape[axis]) * strides[i][axis]
-                            remaining /= shape[axis]
+                // Rows are counted like the digits of a number: most steps move the last digit alone.
+                withUnsafeTemporaryAllocation(of: Int.self, capacity: outer) { digits in
+                    var remaining = first
+                    for i in 0..<operandCount { pointers[i] = bases[i] + start * steps[i * axes + outer] }
+                    for axis in stride(from: outer - 1, through: 0, by: -1) {
+                        digits[axis] = remaining % shape[axis]
+                        remaining /= shape[axis]
+                        for i in 0..<operandCount { pointers[i] += digits[axis] * steps[i * axes + axis] }
+                    }
+                    for row in first..<end {
+                        body(Int64(count), UnsafePointer(pointers.baseAddress!))
+                        if row == end - 1 { break }
+                        var axis = outer - 1
+                        while digits[axis] == shape[axis] - 1 {
+                            for i in 0..<operandCount { pointers[i] -= digits[axis] * steps[i * axes + axis] }
+                            digits[axis] = 0
                             axis -= 1
                         }
-                        pointers[i] = bases[i] + offset * elementBytes[i]
+                        digits[axis] += 1
+                        for i in 0..<operandCount { pointers[i] += steps[i * axes + axis] }
                     }
-                    body(Int64(count), UnsafePointer(pointers.baseAddress!))
                 }
             }
         }
