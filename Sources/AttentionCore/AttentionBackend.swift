@@ -61,7 +61,8 @@ extension AttentionBackend {
     ) throws -> AttentionGradients {
         try requireSupport(problem)
         problem.check(q: q, k: k, v: v)
-        let delta = rowSums(dOut.detached, result.out)
+        let delta = Tensor(uninitialised: result.lse.shape, result.out.dtype, on: q.device)
+        q.device.rowDots(dOut.detached, result.out, into: delta)
         var gradients = AttentionGradients(problem, batch: q.shape[0], on: q.device)
         if !includingBias { gradients.bias = nil }
         try backward(dOut: dOut, q: q, k: k, v: v, lse: result.lse, delta: delta, into: &gradients, problem)
@@ -75,10 +76,6 @@ extension AttentionBackend {
         return gradients
     }
 }
-
-/// Row sums of dOut * out, [B, H, Tq]. The product is gone on return, so that dOut itself, which may be of a small type, is the only
-/// copy that lives through the hops.
-private func rowSums(_ dOut: Tensor, _ out: Tensor) -> Tensor { (dOut.cast(to: out.dtype) * out).sum(axes: [3]) }
 
 /// Output [B, H, Tq, D] of the accumulator type and lse [B, H, Tq] float64.
 public struct AttentionResult: Sendable {

@@ -57,23 +57,10 @@ public struct AttentionState: Sendable {
     ///
     /// - Parameter sinks: [H], the learned logits that join the sum once, after all keys.
     public consuming func finish(_ sinks: Tensor? = nil) -> AttentionResult {
-        let device = sum.device
-        let zero = Tensor.zeros([], sum.dtype, on: device)
-        let seen = zero < sum
-        let exponent = reference.cast(to: .float64) * ln2
-        var total = sum.cast(to: .float64)
-        var lse = exponent + total.logarithm
-        if let sinks {
-            let sink = sinks.detached.cast(to: .float64).reshaped([1, sinks.elementCount, 1])
-            // Beyond the range of exp the sink has all the weight: the quotient is the right 0.
-            total = total + (sink - exponent).exponential
-            let largest = Tensor.maximum(lse, sink)
-            lse = largest + ((lse - largest).exponential + (sink - largest).exponential).logarithm
-        }
-        let scale = Tensor.select(seen, total.reciprocal.cast(to: sum.dtype), zero)
+        let lse = Tensor(uninitialised: sum.shape, .float64, on: sum.device)
         accumulator.makeUnique()
-        device.binary(
-            .multiply, accumulator, scale.expanded(axis: 3).broadcast(to: accumulator.shape), into: accumulator)
+        sum.device.finishSoftmax(
+            reference: reference, sum: sum, sinks: sinks?.detached, values: accumulator, lse: lse)
         return AttentionResult(out: accumulator, lse: lse)
     }
 }

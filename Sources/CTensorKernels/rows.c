@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #define LANES 16
+#define LN_2 0.693147180559945309417
 // A loop over exponentials. clang would unroll it before it looks for vectors, and then find none; and one vector at a time waits for
 // its own polynomial, so it computes four.
 #ifdef __clang__
@@ -83,6 +84,22 @@
         }                                                                                                                  \
         T scale = (T)(1 / exponentials_##S(n, x, m, out));                                                                 \
         for (int64_t i = 0; i < n; i++) out[i] *= scale;                                                                   \
+    }                                                                                                                      \
+    RZ_CLONES static double finish_softmax_##S(int64_t n, double reference, double sum, double sink, T *values) {          \
+        if (sum == 0) { /* a row that saw nothing */                                                                       \
+            memset(values, 0, (size_t)n * sizeof(T));                                                                      \
+            return sink;                                                                                                   \
+        }                                                                                                                  \
+        double exponent = reference * LN_2, lse = exponent + log(sum), total = sum;                                        \
+        if (sink > -INFINITY) {                                                                                            \
+            /* Beyond the range of exp the sink has all the weight: the quotient is the right 0. */                        \
+            double most = sink > lse ? sink : lse;                                                                         \
+            total += exp(sink - exponent);                                                                                 \
+            lse = most + log(exp(lse - most) + exp(sink - most));                                                          \
+        }                                                                                                                  \
+        T scale = (T)(1 / total);                                                                                          \
+        for (int64_t i = 0; i < n; i++) values[i] *= scale;                                                                \
+        return lse;                                                                                                        \
     }                                                                                                                      \
     RZ_CLONES static void softmax_pullback_##S(int64_t n, const T *p, const T *g, T *dx) {                                 \
         T sum = (T)dot_##S(n, p, g);                                                                                       \
@@ -184,6 +201,18 @@ void rz_softmax_row(int dtype, int64_t n, const void *x, void *out) {
     if (dtype == RZ_F32) { softmax_f32(n, x, out); return; }
     if (dtype == RZ_F64) { softmax_f64(n, x, out); return; }
     WITH_ROWS(1, n, WIDEN(x, 0); softmax_f32(n, buffer, buffer); NARROW(0, out);)
+}
+double rz_finish_softmax_row(int dtype, int64_t n, const void *reference, const void *sum, double sink, void *values) {
+    return dtype == RZ_F64
+        ? finish_softmax_f64(n, *(const double *)reference, *(const double *)sum, sink, values)
+        : finish_softmax_f32(n, (double)*(const float *)reference, (double)*(const float *)sum, sink, values);
+}
+double rz_dot_row(int dtype, int64_t n, const void *x, const void *y) {
+    if (dtype == RZ_F32) return dot_f32(n, x, y);
+    if (dtype == RZ_F64) return dot_f64(n, x, y);
+    double dot = 0;
+    WITH_ROWS(1, n, WIDEN(x, 0); dot = dot_f32(n, buffer, y);)
+    return dot;
 }
 void rz_softmax_pullback_row(int dtype, int64_t n, const void *p, const void *g, void *dx) {
     if (dtype == RZ_F32) { softmax_pullback_f32(n, p, g, dx); return; }

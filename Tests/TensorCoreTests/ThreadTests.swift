@@ -56,6 +56,18 @@ import Testing
                 device.addRMSNormPullback(x, weight: w, g, epsilon: 1e-5, to: outs[7], dw: sums[3])
                 return outs + sums
             },
+            Case(name: "ends of softmaxes, row dots") { device in
+                let values = sample([2, 3, 700, 33], .float32, seed: 1, on: device)
+                let (lse, dots) = (
+                    Tensor.zeros([2, 3, 700], .float64, on: device), Tensor.zeros([2, 3, 700], on: device)
+                )
+                device.rowDots(sample(values.shape, .float32, seed: 2, on: device), values, into: dots)
+                device.finishSoftmax(
+                    reference: Tensor.zeros(lse.shape, on: device),
+                    sum: sample(lse.shape, .float32, seed: 3, in: 1...9, on: device), sinks: nil, values: values,
+                    lse: lse)
+                return [values, lse, dots]
+            },
             Case(name: "scatterAdd") { device in
                 let rows = sample([4000, 130], .float32, on: device)
                 let index = Tensor((0..<4000).map { Int32($0 * 37 % 11 - 1) }, on: device)

@@ -51,6 +51,11 @@ int64_t rz_argmax_row(int dtype, int64_t n, const void *x, int64_t sx);
 // MARK: rows (rows.c); float32 (dtype 0), float64 (1), bfloat16 (2) and float16 (3), statistics in float32 (double for float64)
 
 void rz_softmax_row(int dtype, int64_t n, const void *x, void *out);
+/// Ends an online softmax (float32 or float64): values /= sum + exp(sink) 2^-reference, zeros where the sum is 0. Returns
+/// reference ln 2 + log of the divisor. A sink of -inf is none.
+double rz_finish_softmax_row(int dtype, int64_t n, const void *reference, const void *sum, double sink, void *values);
+/// Sum of x * y in float64; y is float32 (double for float64).
+double rz_dot_row(int dtype, int64_t n, const void *x, const void *y);
 /// dx = p * (g - sum(p*g))
 void rz_softmax_pullback_row(int dtype, int64_t n, const void *p, const void *g, void *dx);
 /// out = x * rsqrt(mean(x^2) + epsilon) * w

@@ -161,6 +161,47 @@ extension CPUDevice {
         }
     }
 
+    public func finishSoftmax(reference: Tensor, sum: Tensor, sinks: Tensor?, values: Tensor, lse: Tensor) {
+        let span = recorder?.open("finishSoftmax", moving: [reference, sum, values, values, lse])
+        defer { span?.close() }
+        // Rows are short: what a row does not change is read before.
+        let (reference, sum, sinks) = (reference.contiguous(), sum.contiguous(), sinks?.doubles)
+        let (rows, columns, pitch) = extents(values)
+        let (heads, tokens) = (values.shape[1], values.shape[2])
+        let (code, bytes, count) = (values.dtype.kernelCode, values.dtype.byteCount, Int64(columns))
+        let (references, sums, places) = (reference.address, sum.address, values.address)
+        let lse = lse.address.assumingMemoryBound(to: Double.self)
+        withExtendedLifetime((reference, sum)) {
+            forEachRow(rows, columns) { row in
+                lse[row] = rz_finish_softmax_row(
+                    code, count, references + row * bytes, sums + row * bytes,
+                    sinks.map { $0[row / tokens % heads] } ?? -.infinity, places + row * pitch)
+            }
+        }
+    }
+
+    public func rowDots(_ a: Tensor, _ b: Tensor, into out: Tensor) {
+        let span = recorder?.open("rowDots", moving: [a, b, out])
+        defer { span?.close() }
+        let (a, b) = (a.strides.last == 1 ? a : a.contiguous(), b.contiguous())
+        let (rows, columns, pitch) = extents(b)
+        let (shape, strides, outer) = (a.shape, a.strides, a.rank - 1)
+        let (code, bytes, count) = (a.dtype.kernelCode, a.dtype.byteCount, Int64(columns))
+        let (outCode, outBytes) = (out.dtype.kernelCode, out.dtype.byteCount)
+        let (ours, theirs, sums) = (a.address, b.address, out.address)
+        withExtendedLifetime((a, b)) {
+            forEachRow(rows, columns) { row in
+                var (place, rest) = (0, row)
+                for axis in stride(from: outer - 1, through: 0, by: -1) {
+                    place += rest % shape[axis] * strides[axis]
+                    rest /= shape[axis]
+                }
+                let sum = rz_dot_row(code, count, ours + place * bytes, theirs + row * pitch)
+                rz_fill(outCode, 1, sums + row * outBytes, 1, sum)
+            }
+        }
+    }
+
     public func rmsNorm(_ x: Tensor, weight: Tensor, epsilon: Double, into out: Tensor) {
         let span = recorder?.open("rmsNorm", moving: [x, weight, out])
         defer { span?.close() }

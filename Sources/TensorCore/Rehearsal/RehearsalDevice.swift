@@ -170,6 +170,16 @@ extension RehearsalDevice {
     public func softmaxPullback(_ p: Tensor, _ g: Tensor, into dx: Tensor) {
         pass("softmaxPullback", [p, g, dx]) { $0.softmaxPullback($1[0], $1[1], into: $1[2]) }
     }
+    public func finishSoftmax(reference: Tensor, sum: Tensor, sinks: Tensor?, values: Tensor, lse: Tensor) {
+        let operands = [reference, sum, values, lse] + (sinks.map { [$0] } ?? [])
+        pass("finishSoftmax", operands, times: [1, 1, 2, 1, 1]) {
+            $0.finishSoftmax(
+                reference: $1[0], sum: $1[1], sinks: $1.count > 4 ? $1[4] : nil, values: $1[2], lse: $1[3])
+        }
+    }
+    public func rowDots(_ a: Tensor, _ b: Tensor, into out: Tensor) {
+        pass("rowDots", [a, b, out]) { $0.rowDots($1[0], $1[1], into: $1[2]) }
+    }
     public func rmsNorm(_ x: Tensor, weight: Tensor, epsilon: Double, into out: Tensor) {
         pass("rmsNorm", [x, weight, out]) { $0.rmsNorm($1[0], weight: $1[1], epsilon: epsilon, into: $1[2]) }
     }
