@@ -80,9 +80,9 @@ public protocol Device: AnyObject, Sendable {
     func scatterAdd(_ rows: Tensor, _ indices: Tensor, into out: Tensor)
     func softmax(_ x: Tensor, into out: Tensor)
     func softmaxPullback(_ p: Tensor, _ g: Tensor, into dx: Tensor)
-    /// Ends online softmaxes, whose terms were divided by 2^reference: values [B, H, T, D] /= sum + exp(sink) 2^-reference in place,
-    /// zeros where sum is 0, and lse [B, H, T] (float64) = ln of that divisor, times 2^reference. reference and sum [B, H, T] and
-    /// sinks [H] have the type of `values`.
+    /// Ends online softmaxes (Milakov and Gimelshein 2018) whose terms were divided by 2^reference: values [B, H, T, D] are divided in place
+    /// by sum + exp(sink) 2^-reference, and lse [B, H, T] (float64) is ln of that, plus reference ln 2. Where sum is 0, values become zeros
+    /// and lse the sink, or -inf. reference and sum [B, H, T] and sinks [H] have the type of `values`, float32 or float64.
     func finishSoftmax(reference: Tensor, sum: Tensor, sinks: Tensor?, values: Tensor, lse: Tensor)
     /// out [...] = sums of a b over their last axis, kept in float64 and rounded once. b and out have the accumulator type of a.
     func rowDots(_ a: Tensor, _ b: Tensor, into out: Tensor)

@@ -5,7 +5,8 @@ struct StridedLoop {
     private(set) var shape: [Int]
     /// Per operand and axis, in elements.
     private(set) var strides: [[Int]]
-    private let elementBytes: [Int]
+    /// The same in bytes, operand after operand.
+    private let steps: [Int]
     private let bases: [UnsafeMutableRawPointer]
 
     /// Elements that one piece of an inner row or one group of rows should have.
@@ -34,7 +35,7 @@ struct StridedLoop {
         }
         self.shape = shape
         self.strides = strides
-        elementBytes = operands.map { $0.dtype.byteCount }
+        steps = zip(operands, strides).flatMap { operand, strides in strides.map { $0 * operand.dtype.byteCount } }
         bases = operands.map { $0.address }
     }
 
@@ -45,45 +46,55 @@ struct StridedLoop {
         let inner = shape.last!
         let rows = shape.dropLast().reduce(1, *)
         if inner == 0 || rows == 0 { return }
-        let operandCount = bases.count
-        let axes = shape.count
-        let outer = axes - 1
-        // Per operand and axis, in bytes.
-        let steps = zip(strides, elementBytes).flatMap { strides, bytes in strides.map { $0 * bytes } }
         // Either several rows per piece, or several pieces per row.
         let rowsPerPiece = max(1, Self.grain / inner)
         let piecesPerRow = rowsPerPiece > 1 ? 1 : (inner + Self.grain - 1) / Self.grain
         let rowGroups = (rows + rowsPerPiece - 1) / rowsPerPiece
         pool.run(rowGroups * piecesPerRow) { piece, _ in
-            let group = piece / piecesPerRow
+            let first = piece / piecesPerRow * rowsPerPiece
             let start = (piece % piecesPerRow) * Self.grain
             let count = piecesPerRow == 1 ? inner : min(Self.grain, inner - start)
-            let first = group * rowsPerPiece
-            let end = min(rows, first + rowsPerPiece)
-            withUnsafeTemporaryAllocation(of: UnsafeMutableRawPointer.self, capacity: operandCount) { pointers in
-                // Rows are counted like the digits of a number: most steps move the last digit alone.
-                withUnsafeTemporaryAllocation(of: Int.self, capacity: outer) { digits in
-                    var remaining = first
-                    for i in 0..<operandCount { pointers[i] = bases[i] + start * steps[i * axes + outer] }
-                    for axis in stride(from: outer - 1, through: 0, by: -1) {
-                        digits[axis] = remaining % shape[axis]
-                        remaining /= shape[axis]
-                        for i in 0..<operandCount { pointers[i] += digits[axis] * steps[i * axes + axis] }
-                    }
-                    for row in first..<end {
+            withUnsafeTemporaryAllocation(of: UnsafeMutableRawPointer.self, capacity: bases.count) { pointers in
+                withUnsafeTemporaryAllocation(of: Int.self, capacity: shape.count - 1) { digits in
+                    place(pointers, at: start, ofRow: first, digits)
+                    for row in first..<min(rows, first + rowsPerPiece) {
+                        if row > first { advance(pointers, digits) }
                         body(Int64(count), UnsafePointer(pointers.baseAddress!))
-                        if row == end - 1 { break }
-                        var axis = outer - 1
-                        while digits[axis] == shape[axis] - 1 {
-                            for i in 0..<operandCount { pointers[i] -= digits[axis] * steps[i * axes + axis] }
-                            digits[axis] = 0
-                            axis -= 1
-                        }
-                        digits[axis] += 1
-                        for i in 0..<operandCount { pointers[i] += steps[i * axes + axis] }
                     }
                 }
             }
         }
+    }
+
+    // Rows are counted like a number, with the outer axes as digits: a division for each row and axis would cost more than a short row.
+
+    private typealias Pointers = UnsafeMutableBufferPointer<UnsafeMutableRawPointer>
+    private typealias Digits = UnsafeMutableBufferPointer<Int>
+
+    private func place(_ pointers: Pointers, at start: Int, ofRow row: Int, _ digits: Digits) {
+        for i in bases.indices { pointers[i] = bases[i] }
+        move(pointers, along: digits.count, by: start)
+        var remaining = row
+        for axis in digits.indices.reversed() {
+            digits[axis] = remaining % shape[axis]
+            remaining /= shape[axis]
+            move(pointers, along: axis, by: digits[axis])
+        }
+    }
+
+    /// To the next row, which there must be.
+    private func advance(_ pointers: Pointers, _ digits: Digits) {
+        var axis = digits.count - 1
+        while digits[axis] == shape[axis] - 1 {
+            move(pointers, along: axis, by: -digits[axis])
+            digits[axis] = 0
+            axis -= 1
+        }
+        digits[axis] += 1
+        move(pointers, along: axis, by: 1)
+    }
+
+    private func move(_ pointers: Pointers, along axis: Int, by count: Int) {
+        for i in pointers.indices { pointers[i] += count * steps[i * shape.count + axis] }
     }
 }
