@@ -59,11 +59,23 @@ struct KernelCall {
         self.q = KernelTensor(q)
         self.k = KernelTensor(k)
         self.v = KernelTensor(v)
-        queryPositions = Tensor(problem.queries.indices.map { Int64($0) }, on: device)
-        keyPositions = Tensor(problem.keys.indices.map { Int64($0) }, on: device)
+        queryPositions = Self.tensor(of: problem.queries, on: device)
+        keyPositions = Self.tensor(of: problem.keys, on: device)
         queryDocuments = problem.mask.documents?.queries.contiguous()
         keyDocuments = problem.mask.documents?.keys.contiguous()
         bias = problem.mask.bias?.detached
+    }
+
+    /// Positions as int64 [count], written once: decoding lists those of a whole context for every token.
+    private static func tensor(of positions: Positions, on device: any Device) -> Tensor {
+        let tensor = Tensor(uninitialised: [positions.count], .int64, on: device)
+        if device is RehearsalDevice { return tensor }
+        var next = tensor.address.assumingMemoryBound(to: Int64.self)
+        for run in positions.runs {
+            for row in 0..<run.count { next[row] = Int64(run.start + row * run.stride) }
+            next += run.count
+        }
+        return tensor
     }
 
     /// Uninitialised memory that lives as long as the tensor returned.

@@ -27,6 +27,24 @@ public struct MachineCeilings: Sendable, Codable, Hashable {
         }
     }
 
+    /// Bytes a second at which the threads of a pool read a contiguous tensor, each its part of it: the median of five passes. It is the
+    /// rate of memory where the tensor is far larger than the caches.
+    public static func readRate(of tensor: Tensor, on pool: ThreadPool) -> Double {
+        let values = tensor.detached.contiguous()
+        let count = values.byteCount / MemoryLayout<Float>.size
+        let address = UInt(bitPattern: values.address)
+        let seconds = (0..<5).map { _ in
+            let start = rz_monotonic_seconds()
+            pool.run(pool.workers) { index, _ in
+                let (first, end) = (count * index / pool.workers, count * (index + 1) / pool.workers)
+                let part = UnsafePointer<Float>(bitPattern: address)! + first
+                _ = rz_read_sum(part, Int64(end - first))
+            }
+            return max(1e-9, rz_monotonic_seconds() - start)
+        }
+        return Double(values.byteCount) / seconds.sorted()[2]
+    }
+
     /// The best of five rates, 10^9 a second; `work` gets a size that takes about 50 ms and returns what it did.
     private static func best(_ work: (Int64) -> Double) -> Double {
         func rate(_ size: Int64) -> (rate: Double, seconds: Double) {

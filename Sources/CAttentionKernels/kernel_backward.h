@@ -269,7 +269,7 @@ static void open_keys(backward_scratch *s, key_block *block, const attention_pla
     const int64_t width = plan->padded_size, size = plan->problem->head_size;
     const rz_attention_tensor *k = &plan->k, *v = &plan->v;
     const int64_t k_at = place_of(k, batch, kv_head, index), v_at = place_of(v, batch, kv_head, index);
-    find_keys(block->keys, plan, batch, index);
+    find_keys(block->keys, plan, batch, index, true);
     const int64_t count = block->keys->count;
     if (has_products(plan->problem)) {
         pack_rows(block->k, k, k_at, count, count, KEY_BLOCK, size, width);

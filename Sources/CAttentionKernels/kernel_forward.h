@@ -164,9 +164,10 @@ INLINE int64_t place_of(const rz_attention_tensor *tensor, int64_t batch, int64_
 }
 
 // Packs a block of keys for all query blocks of a unit.
-static void gather_keys(forward_scratch *s, const attention_plan *plan, int64_t batch, int64_t kv_head, int64_t block) {
+static void gather_keys(forward_scratch *s, const attention_plan *plan, int64_t batch, int64_t kv_head, int64_t block,
+                        bool places) {
     const int64_t width = plan->padded_size, size = plan->problem->head_size;
-    find_keys(s->keys, plan, batch, block);
+    find_keys(s->keys, plan, batch, block, places);
     const int64_t count = s->keys->count;
     const rz_attention_tensor *k = &plan->k, *v = &plan->v;
     s->k_at = place_of(k, batch, kv_head, block);
@@ -348,7 +349,7 @@ static void forward_unit(void *arg, int64_t index, int64_t worker) {
         gather_q(s.blocks + i, plan, &u, u.block + i);
 #if !defined(KERNEL_BFLOAT16)
         if (plan->few)
-            order_queries(kind_of(&plan->k, plan->problem->head_size), s.blocks[i].q, s.blocks[i].count, width);
+            order_queries(kind_of(&plan->k, plan->problem->head_size, width), s.blocks[i].q, s.blocks[i].count, width);
 #endif
         if (plan->splits == 1)
             for (int64_t row = 0; row < s.blocks[i].count; row++) load_state(s.blocks + i, plan, row);
@@ -361,7 +362,8 @@ static void forward_unit(void *arg, int64_t index, int64_t worker) {
             const pair_kind kind =
                 classify(plan->problem, query_span(plan, u.batch, u.block + i), key_span(plan, u.batch, block));
             if (kind == PAIR_SKIPPED) continue;
-            if (!packed) gather_keys(&s, plan, u.batch, u.kv_head, block);
+            const bool places = !plan->few || !terms.plain || kind == PAIR_PARTIAL;
+            if (!packed) gather_keys(&s, plan, u.batch, u.kv_head, block, places);
             packed = true;
             forward_pair(&s, s.blocks + i, plan, &terms, kind == PAIR_PARTIAL);
             pairs[i]++;

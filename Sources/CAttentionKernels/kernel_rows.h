@@ -80,11 +80,13 @@ NOT_INLINE void find_rows(row_facts *rows, const attention_plan *plan, int64_t b
         }
 }
 
-NOT_INLINE void find_keys(key_facts *keys, const attention_plan *plan, int64_t batch, int64_t block) {
+// The keys of a block. Where they are is left out unless someone asks for their places; for a last, incomplete block someone does.
+NOT_INLINE void find_keys(key_facts *keys, const attention_plan *plan, int64_t batch, int64_t block, bool places) {
     const rz_attention_problem *p = plan->problem;
     const int64_t first = block * KEY_BLOCK;
     keys->count = smaller(KEY_BLOCK, p->key_count - first);
     keys->base = key_span(plan, batch, block)->first;
+    if (!places && keys->count == KEY_BLOCK) return;
     for (int64_t j = keys->count; j < KEY_BLOCK; j++) keys->positions[j] = INT64_MAX;
     memcpy(keys->positions, p->key_positions + first, sizeof(int64_t) * (size_t)keys->count);
     if (p->key_documents)

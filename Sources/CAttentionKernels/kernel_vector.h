@@ -258,6 +258,41 @@ INLINE void transpose_square(vector x[LANES]) {
     }
 }
 
+// Of two vectors, one half of every group of lanes, the first vector's beside the second's; and the same of the other half.
+#if VECTOR_BYTES == 64 && defined(KERNEL_FLOAT)
+#define OF_LANES(f, ...) OF_8_LANES(f, 0, __VA_ARGS__), OF_8_LANES(f, 8, __VA_ARGS__)
+#elif VECTOR_BYTES / 8 == 8 || (VECTOR_BYTES == 32 && defined(KERNEL_FLOAT))
+#define OF_LANES(f, ...) OF_8_LANES(f, 0, __VA_ARGS__)
+#elif VECTOR_BYTES == 32 || (VECTOR_BYTES == 16 && defined(KERNEL_FLOAT))
+#define OF_LANES(f, ...) OF_4_LANES(f, 0, __VA_ARGS__)
+#else
+#define OF_LANES(f, ...) f(0, __VA_ARGS__), f(1, __VA_ARGS__)
+#endif
+#define OF_8_LANES(f, at, ...) OF_4_LANES(f, at, __VA_ARGS__), OF_4_LANES(f, at + 4, __VA_ARGS__)
+#define OF_4_LANES(f, at, ...) f(at, __VA_ARGS__), f(at + 1, __VA_ARGS__), f(at + 2, __VA_ARGS__), f(at + 3, __VA_ARGS__)
+#define LANE_OF_HALF(lane, group, half)                                                                          \
+    ((lane) / (group) * (group) + (lane) % ((group) / 2) + (half) * ((group) / 2) + ((lane) % (group) < (group) / 2 ? 0 : LANES))
+#define HALVES(a, b, group, half) __builtin_shufflevector(a, b, OF_LANES(LANE_OF_HALF, group, half))
+
+// The sum of every one of LANES vectors, that of x[i] in lane i. Each round adds up the halves of groups of lanes, so that twice as
+// many vectors share one, and half the work is left: fewer instructions than a transposition and LANES sums.
+INLINE vector sums_of(vector x[LANES]) {
+    int left = LANES;
+#define ADD_HALVES(group)                                                                                        \
+    if ((group) <= LANES) {                                                                                      \
+        enum { lanes = (group) <= LANES ? (group) : LANES };                                                     \
+        left /= 2;                                                                                               \
+        UNROLLED for (int i = 0; i < left; i++)                                                                  \
+            x[i] = HALVES(x[i], x[i + left], lanes, 0) + HALVES(x[i], x[i + left], lanes, 1);                    \
+    }
+    ADD_HALVES(16)
+    ADD_HALVES(8)
+    ADD_HALVES(4)
+    ADD_HALVES(2)
+#undef ADD_HALVES
+    return x[0];
+}
+
 #if VECTOR_BYTES == 64
 #define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 #define ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31

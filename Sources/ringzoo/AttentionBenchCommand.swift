@@ -24,6 +24,9 @@ struct BenchTerms: ParsableArguments {
         ].compactMap { $0 }.joined(separator: " ")
     }
 
+    /// Whether memory is the limit, and all keys are read.
+    func readsEveryKey(_ mask: AttentionMask) -> Bool { queries != nil && documents == nil && mask.window == nil }
+
     func check(ranks: Int) throws {
         if let documents, documents < 1 {
             throw RingZooError(.usage, "--documents is \(documents)", tried: ["at least 1 would work"])
@@ -48,6 +51,8 @@ struct AttentionBenchCommand: ParsableCommand {
             FLOPs are 4 B H D for every visible pair of query and key, 3.5 times that for forward and backward; half of all pairs are visible \
             under a causal mask. The ceiling is what multiply-adds in registers reach on the same threads, measured beside each case; % is of \
             it. Peak bytes are what the device's allocator had live at once, inputs and results included.
+            With --queries, where memory is the limit, and all keys to be read, a row ends with the rate at which the forward call reads K and V, and its share of the \
+            rate at which the same threads do nothing but read them, measured beside it too.
             """)
 
     @Option(help: "Backends, separated by commas.") var backends = "cpu,blas"
@@ -83,6 +88,7 @@ struct AttentionBenchCommand: ParsableCommand {
             print(
                 "backend   B   H Hkv       T    D  mask      dtype     forward s  GFLOP/s  % of ceiling   fwd+bwd s  GFLOP/s"
                     + "  % of ceiling        peak"
+                    + (terms.readsEveryKey(attentionMask) ? "    K, V GB/s  % of reading" : "")
             )
         }
         for shape in shapes {
@@ -124,12 +130,14 @@ struct AttentionMeasurement {
     let ceiling: Double
     /// Of the rank that needed most.
     let peakBytes: Int
+    /// Bytes of K and V a second, in the forward call and by threads that do nothing else, measured like the ceiling; only for decoding.
+    let reading: (forward: Double, ceiling: Double)?
 
     init(
         _ choice: AttentionChoice, on group: RankChoice, _ shape: [Int], _ mask: AttentionMask, _ terms: BenchTerms,
         _ dtype: DType, _ shards: [Positions], seconds: Double, runs minimumRuns: Int
     ) throws {
-        struct Times: Sendable { var forward, both, ceiling: Double; var peak, threads: Int }
+        struct Times: Sendable { var forward, both, ceiling, reading: Double; var peak, threads: Int }
         let task = "\(choice.description) \(shape) \(mask) \(terms) \(dtype) \(shards) \(seconds) \(minimumRuns)"
         let times = try group.run(as: RankIdentity(task: task), threads: Terminal.threads(), deadline: 60) {
             communicator, device -> [Times] in
@@ -180,20 +188,27 @@ struct AttentionMeasurement {
                 try communicator.barrier()
                 return BlockwiseAttention.arithmeticCeiling(dtype, on: device.pool)
             }
-            var ceilings = [try ceiling()]
+            func reading() -> Double {
+                guard terms.readsEveryKey(mask) else { return 0 }
+                return [k, v].map { MachineCeilings.readRate(of: $0, on: device.pool) }.max()!
+            }
+            var (ceilings, readings) = ([try ceiling()], [reading()])
             let forward = try median { _ = try backend.forward(q: q, k: k, v: v, problem) }
             ceilings.append(try ceiling())
+            readings.append(reading())
             let both = try median {
                 let result = try backend.forward(q: q, k: k, v: v, problem)
                 _ = try backend.backward(dOut: dOut, q: q, k: k, v: v, result, problem)
             }
             ceilings.append(try ceiling())
-            let own = Tensor([forward, both, ceilings.sorted()[1]], on: device)
+            readings.append(reading())
+            let own = Tensor([forward, both, ceilings.sorted()[1], readings.sorted()[1]], on: device)
             let counts = [device.ledger.peak(), device.pool.workers]
             return try communicator.allGather(Message([own], integers: counts)).map { message in
                 let (times, counts) = (message.tensors[0].doubles, message.integers)
                 return Times(
-                    forward: times[0], both: times[1], ceiling: times[2], peak: counts[0], threads: counts[1])
+                    forward: times[0], both: times[1], ceiling: times[2], reading: times[3], peak: counts[0],
+                    threads: counts[1])
             }
         }
         self.backend = choice.description
@@ -205,6 +220,8 @@ struct AttentionMeasurement {
         forwardBackwardSeconds = times.map(\.both).max()!
         peakBytes = times.map(\.peak).max()!
         ceiling = times.map(\.ceiling).reduce(0, +)
+        let keyBytes = 2 * shape[0] * shape[2] * shape[3] * shape[4] * dtype.byteCount
+        reading = terms.readsEveryKey(mask) ? (Double(keyBytes) / forwardSeconds, times[0].reading) : nil
         forwardFLOPs = 4 * Double(shape[0] * shape[1] * shape[4]) * Self.visiblePairs(shape[3], mask, terms)
     }
 
@@ -221,7 +238,7 @@ struct AttentionMeasurement {
     }
 
     func json(_ mask: String) throws -> String {
-        let object: [String: Any] = [
+        var object: [String: Any] = [
             "backend": backend, "batch": shape[0], "heads": shape[1], "kvHeads": shape[2], "tokens": shape[3],
             "headSize": shape[4], "mask": mask, "dtype": dtype == .bfloat16 ? "bf16" : dtype.rawValue,
             "threads": threads,
@@ -231,6 +248,10 @@ struct AttentionMeasurement {
             "forwardBackwardGFLOPS": 3.5 * forwardFLOPs / forwardBackwardSeconds / 1e9, "peakBytes": peakBytes,
             "ceilingGFLOPS": ceiling / 1e9,
         ]
+        if let reading {
+            object["keyGigabytes"] = reading.forward / 1e9
+            object["readGigabytes"] = reading.ceiling / 1e9
+        }
         let data = try JSONSerialization.data(withJSONObject: object, options: [.sortedKeys, .withoutEscapingSlashes])
         return String(decoding: data, as: UTF8.self)
     }
@@ -246,5 +267,9 @@ struct AttentionMeasurement {
             + padded(dtype.rawValue, 9) + leading(Terminal.number(forwardSeconds), 10)
             + rate(forwardFLOPs, forwardSeconds) + leading(Terminal.number(forwardBackwardSeconds), 12)
             + rate(3.5 * forwardFLOPs, forwardBackwardSeconds) + leading(byteText(peakBytes), 12)
+            + (reading.map { reading in
+                leading(Terminal.number(reading.forward / 1e9, 1), 13)
+                    + leading(Terminal.number(100 * reading.forward / reading.ceiling, 1), 14)
+            } ?? "")
     }
 }

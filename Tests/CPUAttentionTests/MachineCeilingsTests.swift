@@ -12,6 +12,14 @@ import Testing
         #expect(ceilings.readGigabytes > 0.1 && ceilings.readGigabytes < 10_000)
     }
 
+    @Test func tensorsAreReadByAllThreads() {
+        let device = CPUDevice(threads: 2)
+        for shape in [[3, 5], [1 << 20]] {
+            let rate = MachineCeilings.readRate(of: Tensor.full(shape, 1, .bfloat16, on: device), on: device.pool)
+            #expect(rate > 1e4 && rate < 1e13)
+        }
+    }
+
     /// A rate of memory counts bytes that were read: all of them, or the sum is another.
     @Test func everyNumberIsRead() {
         #expect(rz_read_sum((0..<1024).map(Float.init), 1024) == 1023 * 512)
