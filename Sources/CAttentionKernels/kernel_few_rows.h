@@ -35,6 +35,7 @@ INLINE void fetch_after(few_keys keys, int64_t key) {
     for (int64_t b = 0; b < keys.row; b += 64) __builtin_prefetch(keys.at + (FETCH_AHEAD + key) * keys.pitch + b);
 }
 
+// Those of LANES keys that a row asks for.
 INLINE index_range share_of(int64_t row, int64_t rows) {
     return (index_range){(int32_t)(LANES * row / rows), (int32_t)(LANES * (row + 1) / rows)};
 }
@@ -44,10 +45,10 @@ INLINE bool lie_ready(const row_kind kind, const rz_attention_tensor *from, int6
     return kind == PAIRS || (from->storage == OWN_STORAGE && size == padded);
 }
 
-// Keys of the compute type from the `key`th after index `at` on.
-INLINE few_keys where_they_lie(const rz_attention_tensor *from, int64_t at, int64_t key) {
-    const int64_t pitch = from->token_stride * (int64_t)sizeof(real);
-    return (few_keys){(const char *)from->data + at * (int64_t)sizeof(real) + key * pitch, pitch, 0};
+// Keys from `index` on where they lie.
+INLINE few_keys where_they_lie(const row_kind kind, const rz_attention_tensor *from, int64_t index, int64_t size) {
+    const int64_t bytes = kind == PAIRS ? sizeof(uint16_t) : sizeof(real);
+    return (few_keys){(const char *)from->data + index * bytes, from->token_stride * bytes, size * bytes};
 }
 
 // LANES keys, of which there are `keys` from `index` on: where they lie, or in `few` where they cannot be read as they are.
@@ -58,13 +59,11 @@ INLINE few_keys keys_at(const row_kind kind, const rz_attention_tensor *from, in
         pack_rows(few, from, index, smaller(LANES, keys), keys, LANES, size, padded);
         return (few_keys){(const char *)few, padded * (int64_t)sizeof(real), 0};
     }
-    const int64_t bytes = kind == PAIRS ? sizeof(uint16_t) : sizeof(real), row = size * bytes;
-    const char *at = (const char *)from->data + index * bytes;
-    const int64_t pitch = from->token_stride * bytes;
-    if (whole) return (few_keys){at, pitch, row};
-    memset(few, 0, (size_t)(LANES * row));
-    for (int64_t r = 0; r < keys; r++) memcpy((char *)few + r * row, at + r * pitch, (size_t)row);
-    return (few_keys){(const char *)few, row, 0};
+    const few_keys there = where_they_lie(kind, from, index, size);
+    if (whole) return there;
+    memset(few, 0, (size_t)(LANES * there.row));
+    for (int64_t r = 0; r < keys; r++) memcpy((char *)few + r * there.row, there.at + r * there.pitch, (size_t)there.row);
+    return (few_keys){(const char *)few, there.row, 0};
 }
 
 // Rows of Q in the order of `kind`.
@@ -182,7 +181,7 @@ NOT_INLINE void scores_of_few(real *p, const real *q, int64_t rows, const rz_att
     int64_t j = range.first;
     if (rows == 1 && kind == NUMBERS && lie_ready(kind, k, size, padded)) {
         const int64_t count = larger(0, smaller(range.end, keys / LANES * LANES) - j);
-        scores_of_one(p + j, q, where_they_lie(k, at, j), count, padded);
+        scores_of_one(p + j, q, where_they_lie(kind, k, at + j * k->token_stride, size), count, padded);
         j += count;
     }
     for (; j < range.end; j += LANES) {
@@ -209,7 +208,7 @@ NOT_INLINE void add_values_of_few(real *o, const real *p, int64_t rows, const rz
                                   index_range range, int64_t size, int64_t padded, real *few) {
     const row_kind kind = kind_of(v, size, padded);
     if (rows == 1 && kind == NUMBERS && lie_ready(kind, v, size, padded)) {
-        const few_keys seen = where_they_lie(v, at, range.first);
+        const few_keys seen = where_they_lie(kind, v, at + range.first * v->token_stride, size);
         BY_COLUMNS(padded / LANES, add_columns, o, p + range.first, seen, smaller(range.end, keys) - range.first);
         return;
     }

@@ -51,8 +51,8 @@ struct AttentionBenchCommand: ParsableCommand {
             FLOPs are 4 B H D for every visible pair of query and key, 3.5 times that for forward and backward; half of all pairs are visible \
             under a causal mask. The ceiling is what multiply-adds in registers reach on the same threads, measured beside each case; % is of \
             it. Peak bytes are what the device's allocator had live at once, inputs and results included.
-            With --queries, where memory is the limit, and all keys to be read, a row ends with the rate at which the forward call reads K and V, and its share of the \
-            rate at which the same threads do nothing but read them, measured beside it too.
+            With --queries, where memory is the limit, and without a window or documents, a row ends with the rate at which the forward call \
+            reads K and V, and its share of the rate at which the same threads do nothing but read them, measured beside it too.
             """)
 
     @Option(help: "Backends, separated by commas.") var backends = "cpu,blas"

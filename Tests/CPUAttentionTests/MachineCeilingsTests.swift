@@ -12,7 +12,8 @@ import Testing
         #expect(ceilings.readGigabytes > 0.1 && ceilings.readGigabytes < 10_000)
     }
 
-    @Test func tensorsAreReadByAllThreads() {
+    /// Of any size: one too small to be read in vectors, and one that the threads share.
+    @Test func theRateOfReadingATensorIsBytesASecond() {
         let device = CPUDevice(threads: 2)
         for shape in [[3, 5], [1 << 20]] {
             let rate = MachineCeilings.readRate(of: Tensor.full(shape, 1, .bfloat16, on: device), on: device.pool)
