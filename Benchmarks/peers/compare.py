@@ -29,10 +29,20 @@ ROOT = HERE.parent.parent
 RINGZOO = ROOT / ".build/release/ringzoo"
 ATTENTION_SHAPES = [("1,8,8,4096,128", "full"), ("1,8,8,4096,128", "causal"), ("1,8,8,4096,64", "causal"),
                     ("1,8,8,1024,64", "causal"), ("1,2,2,16384,128", "causal")]
-# Without bf16 arithmetic in the processor PyTorch takes half a minute for a step of tiny-24m in bf16.
-REPETITIONS_OF_PEERS = {"float32": 5, "bf16": 1}
 LLAMAS = [("tiny-24m", 4, 256), ("byte-25m", 1, 4096)]
 RING_SHAPE = (1, 8, 8192, 64)
+
+
+def has_bf16_arithmetic():
+    try:
+        flags = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+# Without bf16 arithmetic in the processor PyTorch takes half a minute for a step of tiny-24m in bf16.
+REPETITIONS_OF_PEERS = {"float32": 5, "bf16": 5 if has_bf16_arithmetic() else 1}
 
 
 class Tools:

@@ -42,7 +42,8 @@ extension LanguageModel {
         var none: KeyValueCache?
         let states = try hidden(tokens, context, cache: &none)
         return try chunkedCrossEntropy(
-            hidden: context.copied(states), weight: context.sharding.gathered(headWeight), targets: targets,
+            hidden: context.copied(states),
+            weight: context.sharding.gathered(headWeight, sentAs: context.precision.compute), targets: targets,
             chunk: context.memory.lossChunk,
             over: context.sharding.tensor.map { VocabularySlice(of: vocabularySize, over: $0) })
     }

@@ -139,6 +139,27 @@ import Testing
         }
     }
 
+    /// Under a master weight the products take half-precision factors, but logits are float32 sums that are not rounded: a loss of
+    /// rounded logits would be 1e-3 off.
+    @Test(arguments: [1, 4, 64]) func chunkedCrossEntropyInHalfPrecisionRoundsFactorsOnly(chunk: Int) throws {
+        let hidden = normal([2, 5, 64], 1, on: device).cast(to: .bfloat16)
+        let weight = normal([7, 64], 2, on: device).cast(to: .float32)
+        let targets = Tensor([Int32(0), -1, 6, 3, 3, -100, 2, 1, 5, -1], [2, 5], on: device)
+        let found = try valueAndGradient(at: [hidden, weight]) {
+            try chunkedCrossEntropy(hidden: $0[0], weight: $0[1], targets: targets, chunk: .tokens(chunk))
+        }
+        #expect(found.value.dtype == .float32)
+        #expect(found.gradients.map(\.dtype) == [.bfloat16, .float32])
+        let factors = [hidden, weight.cast(to: .bfloat16)].map { $0.cast(to: .float64) }
+        let truth = try valueAndGradient(at: factors) { $0[0].linear(weight: $0[1]).crossEntropy(targets: targets) }
+        #expect(abs(found.value.item / truth.value.item - 1) < 1e-6)
+        // Two roundings to 8 bits, of the logits' gradients and (of the states') of the result.
+        for (a, b) in zip(found.gradients, truth.gradients) {
+            let difference = a.cast(to: .float64) - b
+            #expect((difference.sumOfSquares() / b.sumOfSquares()).squareRoot() < 4e-3)
+        }
+    }
+
     /// A rank may hold none of a short sequence's tokens.
     @Test func noTokensHaveNoLossAndNoGradient() throws {
         let weight = normal([7, 4], 2, on: device)

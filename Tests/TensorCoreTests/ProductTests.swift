@@ -131,18 +131,10 @@ import Testing
         }
     }
 
-    /// What is chosen: an OpenBLAS that does not know the processor must not get its products.
     @Test func theBestKernelsAreChosen() {
-        func best(_ ours: ProductKernels?, _ core: String) -> ProductKernels {
-            ProductChoice.best(ours: ours, openBLAS: OpenBLASCore(core), usesOneDNN: false).float32
-        }
-        #expect(best(.avx512, "Prescott") == .avx512)
-        #expect(best(.avx512, "Haswell") == .avx512)
-        #expect(best(.avx512, "Cooperlake") == .openblas)
-        #expect(best(.avx2, "Zen") == .avx2)
-        #expect(best(.avx2, "Prescott") == .avx2)
-        #expect(best(nil, "Nehalem") == .openblas)
-        #expect(ProductChoice.best(ours: .avx2, openBLAS: OpenBLASCore("Zen"), usesOneDNN: true).bfloat16 == .onednn)
+        #expect(ProductChoice.best(ours: .avx512, usesOneDNN: false) == ProductChoice(float32: .avx512, bfloat16: .avx512))
+        #expect(ProductChoice.best(ours: .avx2, usesOneDNN: true) == ProductChoice(float32: .avx2, bfloat16: .onednn))
+        #expect(ProductChoice.best(ours: nil, usesOneDNN: false) == ProductChoice(float32: .openblas, bfloat16: .openblas))
     }
 
     @Test func anOpenBLASOfAnotherAgeIsToldOf() {

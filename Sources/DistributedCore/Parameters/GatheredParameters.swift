@@ -14,8 +14,8 @@ extension ParameterSharding {
     }
 
     /// The same for one parameter.
-    public func gathered(_ parameter: Tensor) throws -> Tensor {
-        try gathered(SingleParameter(tensor: parameter)).tensor
+    public func gathered(_ parameter: Tensor, sentAs type: DType? = nil) throws -> Tensor {
+        try gathered(SingleParameter(tensor: parameter), sentAs: type).tensor
     }
 }
 

@@ -62,13 +62,12 @@ public struct ProductChoice: Sendable, Hashable, CustomStringConvertible {
     /// The best for this processor.
     public static let best = best(
         ours: [ProductKernels.avx512, .avx2].first { $0.unavailableReason(for: .float32) == nil },
-        openBLAS: OpenBLASCore.current,
         usesOneDNN: hasBFloat16Arithmetic && OneDNN.unavailableReason(for: .bfloat16) == nil)
 
-    /// Of our own kernels the best that the processor can run, or OpenBLAS where that uses AVX-512, since ours have not been
-    /// measured beside it, or where we have none.
-    static func best(ours: ProductKernels?, openBLAS: OpenBLASCore, usesOneDNN: Bool) -> ProductChoice {
-        let float32 = ours == .avx512 && openBLAS.vectors == .avx512 ? .openblas : ours ?? .openblas
+    /// Of our own kernels the best that the processor can run, OpenBLAS where we have none: by the measured table of products
+    /// (`Benchmarks/Products`, results in `Docs/Benchmarks.md`).
+    static func best(ours: ProductKernels?, usesOneDNN: Bool) -> ProductChoice {
+        let float32 = ours ?? .openblas
         return ProductChoice(float32: float32, bfloat16: usesOneDNN ? .onednn : float32)
     }
 
