@@ -72,12 +72,13 @@ class Tools:
         found = re.search(r"ceilings +([\d.]+) GFLOP/s float32, ([\d.]+) GB/s", text)
         return {"gigaflops": float(found[1]), "readGigabytes": float(found[2])}
 
-    # Each of these returns {measure: rate}; larger is better.
+    # Each of these returns {measure: rate}; larger is better. "ceiling" is what the arithmetic of the type could do at most.
 
     def our_attention(self, backend, shape, mask, *more):
         fields = json.loads(self.ringzoo(
             "attention", "bench", "--backends", backend, "--shapes", shape, "--mask", mask, "--json", *more))
-        return {"forward": fields["forwardGFLOPS"], "forward+backward": fields["forwardBackwardGFLOPS"]}
+        return {"forward": fields["forwardGFLOPS"], "forward+backward": fields["forwardBackwardGFLOPS"],
+                "ceiling": fields["ceilingGFLOPS"]}
 
     def their_attention(self, script, *arguments):
         fields = json.loads(self.peer(script, *arguments))
@@ -149,7 +150,10 @@ def run_case(tools, name, unit, contestants, rounds):
     for number in range(rounds):
         ceilings.append(tools.ceilings())
         for contestant, run in contestants.items():
-            runs[contestant].append(run())
+            found = run()
+            if "ceiling" in found:
+                ceilings[-1]["arithmetic"] = found.pop("ceiling")
+            runs[contestant].append(found)
             say(f"  round {number + 1}: {contestant}: "
                 + ", ".join(f"{measure} {rate:.1f} {unit}" for measure, rate in runs[contestant][-1].items()))
     medians = {
@@ -163,12 +167,13 @@ def run_case(tools, name, unit, contestants, rounds):
 
 
 def describe(result):
-    flops = statistics.median(c["gigaflops"] for c in result["ceilings"])
+    floats = statistics.median(c["gigaflops"] for c in result["ceilings"])
+    flops = statistics.median(c.get("arithmetic", c["gigaflops"]) for c in result["ceilings"])
     memory = statistics.median(c["readGigabytes"] for c in result["ceilings"])
-    lines = [f"{result['case']}   (ceilings: {flops:.0f} GFLOP/s float32, {memory:.1f} GB/s)"]
+    lines = [f"{result['case']}   (ceilings: {floats:.0f} GFLOP/s float32, {memory:.1f} GB/s)"]
     for measure, ratio in result["ratios"].items():
         rates = ", ".join(f"{who} {rates[measure]:.1f}" for who, rates in result["medians"].items())
-        share = f", ours at {result['medians']['ringzoo'][measure] / flops:.0%} of the ceiling" \
+        share = f", ours at {result['medians']['ringzoo'][measure] / flops:.0%} of {flops:.0f}" \
             if result["unit"] == "GFLOP/s" else ""
         lines.append(f"  {measure:18s} {ratio:5.2f} x   {rates} {result['unit']}{share}")
     return "\n".join(lines)
