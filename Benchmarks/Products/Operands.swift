@@ -59,13 +59,19 @@ struct OneDNNOnItsThreads {
             CChar, CChar, Int, Int, Int, Float, UnsafePointer<Float>, Int, UnsafePointer<Float>, Int, Float,
             UnsafeMutablePointer<Float>, Int
         ) -> Int32
+    private typealias ThreadCount = @convention(c) (Int32) -> Void
     private let sgemm: SGEMM
+    private let setThreads: ThreadCount
+    private let threads: Int
 
     init?(_ threads: Int) {
-        setenv("OMP_NUM_THREADS", "\(threads)", 1)
+        self.threads = threads
         for name in ["libdnnl.so.3", "libdnnl.so.2"] {
-            if let library = dlopen(name, RTLD_NOW), let symbol = dlsym(library, "dnnl_sgemm") {
+            if let library = dlopen(name, RTLD_NOW), let symbol = dlsym(library, "dnnl_sgemm"),
+                let setThreads = dlsym(library, "omp_set_num_threads")
+            {
                 sgemm = unsafeBitCast(symbol, to: SGEMM.self)
+                self.setThreads = unsafeBitCast(setThreads, to: ThreadCount.self)
                 return
             }
         }
@@ -73,6 +79,9 @@ struct OneDNNOnItsThreads {
     }
 
     func product(_ x: Operands) {
+        // The number belongs to the calling thread, on which our own tiles of bf16 want one.
+        setThreads(Int32(threads))
+        defer { setThreads(1) }
         let (a, b, c) = x.floats
         func letter(_ transposed: Bool) -> CChar { CChar(UInt8(ascii: transposed ? "T" : "N")) }
         let status = sgemm(

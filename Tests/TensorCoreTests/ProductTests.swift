@@ -132,9 +132,11 @@ import Testing
     }
 
     @Test func theBestKernelsAreChosen() {
-        #expect(ProductChoice.best(ours: .avx512, usesOneDNN: false) == ProductChoice(float32: .avx512, bfloat16: .avx512))
+        #expect(
+            ProductChoice.best(ours: .avx512, usesOneDNN: false) == ProductChoice(float32: .avx512, bfloat16: .avx512))
         #expect(ProductChoice.best(ours: .avx2, usesOneDNN: true) == ProductChoice(float32: .avx2, bfloat16: .onednn))
-        #expect(ProductChoice.best(ours: nil, usesOneDNN: false) == ProductChoice(float32: .openblas, bfloat16: .openblas))
+        #expect(
+            ProductChoice.best(ours: nil, usesOneDNN: false) == ProductChoice(float32: .openblas, bfloat16: .openblas))
     }
 
     @Test func anOpenBLASOfAnotherAgeIsToldOf() {
