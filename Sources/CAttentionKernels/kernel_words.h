@@ -11,7 +11,7 @@ enum {
     KEY_BLOCK = PANEL > 16 ? 128 : 144,   // keys of a block: whole panels, and where those are narrow whole tiles of 6 as well
     FORWARD_ROWS = 192,         // rows of a block, over the query heads of one kv head
     BACKWARD_ROWS = 96,
-    MAXIMUM_SHARE = PANEL > 16 ? 8 : 4,   // blocks of queries (backward: of keys) that a unit takes, and packs the other side for once
+    MAXIMUM_SHARE = 4,          // blocks of queries (backward: of keys) that one unit takes, and packs the other side for once
     ROW_PITCH = KEY_BLOCK + 16, // of S, P, dS: room for the columns a last tile of 6 keys may read beyond the block
     WORD_PITCH = ROW_PITCH,     // of rows of P and dS as the products read them
 };
