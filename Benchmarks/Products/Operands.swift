@@ -61,17 +61,16 @@ struct OneDNNOnItsThreads {
         ) -> Int32
     private typealias ThreadCount = @convention(c) (Int32) -> Void
     private let sgemm: SGEMM
-    private let setThreads: ThreadCount
+    /// Of the OpenMP library that it was built with; nil where it was built without.
+    private let setThreads: ThreadCount?
     private let threads: Int
 
     init?(_ threads: Int) {
         self.threads = threads
         for name in ["libdnnl.so.3", "libdnnl.so.2"] {
-            if let library = dlopen(name, RTLD_NOW), let symbol = dlsym(library, "dnnl_sgemm"),
-                let setThreads = dlsym(library, "omp_set_num_threads")
-            {
+            if let library = dlopen(name, RTLD_NOW), let symbol = dlsym(library, "dnnl_sgemm") {
                 sgemm = unsafeBitCast(symbol, to: SGEMM.self)
-                self.setThreads = unsafeBitCast(setThreads, to: ThreadCount.self)
+                setThreads = dlsym(library, "omp_set_num_threads").map { unsafeBitCast($0, to: ThreadCount.self) }
                 return
             }
         }
@@ -80,8 +79,8 @@ struct OneDNNOnItsThreads {
 
     func product(_ x: Operands) {
         // The number belongs to the calling thread, on which our own tiles of bf16 want one.
-        setThreads(Int32(threads))
-        defer { setThreads(1) }
+        setThreads?(Int32(threads))
+        defer { setThreads?(1) }
         let (a, b, c) = x.floats
         func letter(_ transposed: Bool) -> CChar { CChar(UInt8(ascii: transposed ? "T" : "N")) }
         let status = sgemm(

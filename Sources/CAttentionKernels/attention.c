@@ -170,10 +170,8 @@ static attention_plan make_plan(const rz_attention_problem *p, const kernel_tabl
     plan.rows = blocks_of(plan.query_block * plan.group, table->row_tile) * table->row_tile;
     plan.key_blocks = blocks_of(p->key_count, table->key_block);
     const int64_t heads = p->batch * p->kv_heads, blocks = way == FORWARD ? plan.query_blocks : plan.key_blocks;
-    const int64_t share =
-        share_for(table, heads * blocks, way == FORWARD ? UNITS_PER_WORKER * workers : BACKWARD_UNITS);
-    plan.head_units = blocks_of(blocks, share);
-    plan.share = blocks > 0 ? blocks_of(blocks, plan.head_units) : 1;   // as many units, as equal as they can be
+    plan.share = share_for(table, heads * blocks, way == FORWARD ? UNITS_PER_WORKER * workers : BACKWARD_UNITS);
+    plan.head_units = blocks_of(blocks, plan.share);
     plan.document_batches =
         p->query_documents && (p->query_document_batch_stride || p->key_document_batch_stride) ? p->batch : 1;
     // Decoding has too few units for the workers. The cut depends on the shapes alone, so the bits do not depend on

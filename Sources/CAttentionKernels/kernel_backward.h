@@ -45,6 +45,16 @@ static size_t carve_backward(backward_scratch *s, const attention_plan *plan, ch
     const size_t rows = (size_t)plan->rows, width = (size_t)plan->padded_size, n = sizeof(real);
     const size_t word_width = width / WORD_NUMBERS * sizeof(word);
     s->scale = logit_scale(plan->problem);
+    for (int64_t i = 0; i < MAXIMUM_SHARE; i++) {   // whatever the share: memory does not depend on the lengths
+        key_block *block = s->blocks + i;
+        block->keys = take(&at, sizeof(key_facts));
+        block->k = take(&at, KEY_BLOCK * word_width);
+        block->v = take(&at, KEY_BLOCK * word_width);
+        block->kp = take(&at, KEY_BLOCK * word_width);
+        block->dk = take(&at, KEY_ROWS * width * n);
+        block->dv = take(&at, KEY_ROWS * width * n);
+        block->open = false;
+    }
     s->rows = take(&at, rows * sizeof(row_facts));
     s->visible = take(&at, rows * sizeof(index_range));
     s->any = take(&at, rows / ROW_TILE * sizeof(index_range));
@@ -67,16 +77,6 @@ static size_t carve_backward(backward_scratch *s, const attention_plan *plan, ch
     s->lse_rest = take(&at, rows * n);
     s->delta = take(&at, rows * n);
     s->few = take(&at, LANES * word_width);
-    for (int64_t i = 0; i < plan->share; i++) {
-        key_block *block = s->blocks + i;
-        block->keys = take(&at, sizeof(key_facts));
-        block->k = take(&at, KEY_BLOCK * word_width);
-        block->v = take(&at, KEY_BLOCK * word_width);
-        block->kp = take(&at, KEY_BLOCK * word_width);
-        block->dk = take(&at, KEY_ROWS * width * n);
-        block->dv = take(&at, KEY_ROWS * width * n);
-        block->open = false;
-    }
     return (size_t)(at - (uintptr_t)memory);
 }
 

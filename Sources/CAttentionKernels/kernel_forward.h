@@ -39,6 +39,15 @@ static size_t carve_forward(forward_scratch *s, const attention_plan *plan, char
     const size_t rows = (size_t)plan->rows, width = (size_t)plan->padded_size, n = sizeof(real);
     const size_t word_width = width / WORD_NUMBERS * sizeof(word);
     s->scale = logit_scale(plan->problem);
+    for (int64_t i = 0; i < MAXIMUM_SHARE; i++) {   // whatever the share: memory does not depend on the lengths
+        query_block *block = s->blocks + i;
+        block->rows = take(&at, rows * sizeof(row_facts));
+        block->q = take(&at, rows * word_width);
+        block->o = take(&at, rows * width * n);
+        block->sums = take(&at, rows * sizeof(vector));
+        block->rounded_sums = ROUNDS_WEIGHTS ? take(&at, rows * sizeof(vector)) : block->sums;
+        block->m = take(&at, rows * n);
+    }
     s->keys = take(&at, sizeof(key_facts));
     s->visible = take(&at, rows * sizeof(index_range));
     s->any = take(&at, rows / ROW_TILE * sizeof(index_range));
@@ -48,15 +57,6 @@ static size_t carve_forward(forward_scratch *s, const attention_plan *plan, char
     s->k = take(&at, KEY_BLOCK * word_width);
     s->v = take(&at, KEY_BLOCK * word_width);
     s->few = take(&at, LANES * word_width);
-    for (int64_t i = 0; i < plan->share; i++) {
-        query_block *block = s->blocks + i;
-        block->rows = take(&at, rows * sizeof(row_facts));
-        block->q = take(&at, rows * word_width);
-        block->o = take(&at, rows * width * n);
-        block->sums = take(&at, rows * sizeof(vector));
-        block->rounded_sums = ROUNDS_WEIGHTS ? take(&at, rows * sizeof(vector)) : block->sums;
-        block->m = take(&at, rows * n);
-    }
     return (size_t)(at - (uintptr_t)memory);
 }
 

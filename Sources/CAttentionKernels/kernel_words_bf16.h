@@ -19,7 +19,7 @@ enum {
     PRODUCT_STEP = 2,
     KEY_BLOCK = 192,                // whole panels and whole tiles of 6 keys; a 192 x 64 panel is 24 KB
     FORWARD_ROWS = 192,
-    MAXIMUM_SHARE = 4,
+    MAXIMUM_SHARE = 2,
 #endif
     ROW_PITCH = KEY_BLOCK + 16,
     WORD_PITCH = KEY_BLOCK / 2 + 16, // an odd number of cache lines

@@ -92,8 +92,7 @@ typedef struct {
     int64_t workers;                     ///< at least 1
 } rz_attention_executor;
 
-/// Bytes of workspace for one call, with an executor of so many workers. Per worker it depends on D, H / Hkv and how many blocks of a
-/// head share what is packed, which is four at most, however long the sequence is. Shared by all workers come 24 bytes a
+/// Bytes of workspace for one call. Per worker it depends on D and H / Hkv only. Shared by all workers come 24 bytes a
 /// block of queries and of keys (times B where documents differ by batch element), at most 16 partial states when Tq is
 /// small, and backward 8 bytes a block of queries and key/value head. Any alignment; the contents need not be cleared.
 /// `element_bytes` is 4 for the _f32 entry points and 8 for the _f64 ones.
