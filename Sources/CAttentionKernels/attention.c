@@ -124,8 +124,14 @@ typedef enum { FORWARD, BACKWARD } direction;
 
 // Sharing what is packed is worth less than work for every worker. Forward the rows of a unit do not see each other, so that the
 // number of workers may count; backward the share decides the order of sums in dQ, so that only the shapes may.
-static int64_t share_for(const kernel_table *table, int64_t blocks, int64_t units_wanted) {
-    return larger(1, smaller(table->maximum_share, blocks / units_wanted));
+static int64_t share_for(int64_t maximum_share, int64_t blocks, int64_t units_wanted) {
+    return larger(1, smaller(maximum_share, blocks / units_wanted));
+}
+
+// Whatever the lengths, on which a worker's memory must not depend.
+static int64_t maximum_share_of(const rz_attention_problem *p, const kernel_table *table, direction way) {
+    if (way == FORWARD) return table->forward_share;
+    return table->backward_share - (keeps_slope(p) ? table->slope_blocks : 0);
 }
 
 // A library rounds a logit differently in products of another shape, and at logits of 1e4 one rounding shows in
@@ -170,7 +176,8 @@ static attention_plan make_plan(const rz_attention_problem *p, const kernel_tabl
     plan.rows = blocks_of(plan.query_block * plan.group, table->row_tile) * table->row_tile;
     plan.key_blocks = blocks_of(p->key_count, table->key_block);
     const int64_t heads = p->batch * p->kv_heads, blocks = way == FORWARD ? plan.query_blocks : plan.key_blocks;
-    plan.share = share_for(table, heads * blocks, way == FORWARD ? UNITS_PER_WORKER * workers : BACKWARD_UNITS);
+    plan.maximum_share = maximum_share_of(p, table, way);
+    plan.share = share_for(plan.maximum_share, heads * blocks, way == FORWARD ? UNITS_PER_WORKER * workers : BACKWARD_UNITS);
     plan.head_units = blocks_of(blocks, plan.share);
     plan.document_batches =
         p->query_documents && (p->query_document_batch_stride || p->key_document_batch_stride) ? p->batch : 1;

@@ -29,7 +29,8 @@ typedef struct {
     int64_t row_tile;                        // rows that a product takes at a time
     int64_t key_block;                       // keys of a block
     int64_t forward_rows, backward_rows;     // rows of a block, over the query heads of one kv head
-    int64_t maximum_share;                   // blocks of a unit, at most
+    int64_t forward_share, backward_share;   // blocks of a unit, at most: of queries forward, of keys backward
+    int64_t slope_blocks;                    // blocks less that there are where a slope wants their room
     size_t (*forward_worker_bytes)(const struct attention_plan *plan);
     size_t (*backward_worker_bytes)(const struct attention_plan *plan);
     size_t (*partial_bytes)(const struct attention_plan *plan);
@@ -55,7 +56,7 @@ typedef struct attention_plan {
     int64_t query_block, query_blocks;       // queries of a block (each has `group` rows), number of blocks
     int64_t rows;                            // rows of a block, up to a multiple of row_tile
     int64_t key_blocks;
-    int64_t share;                           // blocks of a unit: of queries forward, of keys backward
+    int64_t share, maximum_share;            // blocks of a unit, and those that a worker has room for
     int64_t head_units;                      // units of one (batch, kv head)
     int64_t splits;                          // pieces of the keys (decoding), else 1
     bool few;                                // few rows against many keys: K and V are read as they are
@@ -80,6 +81,9 @@ static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t blocks_of(int64_t count, int64_t block) { return (count + block - 1) / block; }
 static inline size_t whole_lines(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
+// Whether the backward keeps something of every logit beside P and dS: the derivative of the cap, or the gradient of the bias.
+static inline bool keeps_slope(const rz_attention_problem *p) { return p->soft_cap > 0 || p->bias != NULL; }
 
 static inline bool has_products(const rz_attention_problem *p) { return p->products.float32 != NULL; }
 

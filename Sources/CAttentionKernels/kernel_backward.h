@@ -19,7 +19,7 @@ typedef struct {
 } key_block;
 
 typedef struct {
-    key_block blocks[MAXIMUM_SHARE];
+    key_block blocks[BACKWARD_SHARE];
     row_facts *rows;
     index_range *visible;       // [rows] keys that a row sees
     index_range *any, *every;   // [rows / ROW_TILE] keys that some row and that every row of a tile sees
@@ -30,9 +30,9 @@ typedef struct {
     word *between;              // [rows][D'] on the way into qp and doutp, and
     real *strip;                // [LANES][D'] on the way out of dk and dv, where they need one
     real *p, *ds;               // [rows][ROW_PITCH]
-    word *p_words, *ds_words;   // [rows][ROW_PITCH]: P and dS for sums over queries; in `p` and `ds` where words are numbers
-    word *ds_rows;              // [rows][WORD_PITCH]: dS for sums over keys, likewise
-    real *slope;                // [rows][ROW_PITCH] derivative of the soft cap
+    word *p_words, *ds_words;   // [rows / WORD_NUMBERS][ROW_PITCH]: P and dS for sums over queries, in the places of `p` and `ds`
+    word *ds_rows;              // [rows][WORD_PITCH]: dS for sums over keys; behind `p_words`, or `ds` itself where words are numbers
+    real *slope;                // [rows][ROW_PITCH] derivative of the soft cap, then the gradient of the bias: keeps_slope
     real *dq;                   // [rows][D']
     real *lse, *lse_rest;       // [rows], in log2 units: the rounded value and what rounding left
     real *delta;                // [rows]
@@ -45,7 +45,7 @@ static size_t carve_backward(backward_scratch *s, const attention_plan *plan, ch
     const size_t rows = (size_t)plan->rows, width = (size_t)plan->padded_size, n = sizeof(real);
     const size_t word_width = width / WORD_NUMBERS * sizeof(word);
     s->scale = logit_scale(plan->problem);
-    for (int64_t i = 0; i < MAXIMUM_SHARE; i++) {   // whatever the share: memory does not depend on the lengths
+    for (int64_t i = 0; i < plan->maximum_share; i++) {   // whatever the share: memory does not depend on the lengths
         key_block *block = s->blocks + i;
         block->keys = take(&at, sizeof(key_facts));
         block->k = take(&at, KEY_BLOCK * word_width);
@@ -66,12 +66,12 @@ static size_t carve_backward(backward_scratch *s, const attention_plan *plan, ch
     s->doutp = take(&at, rows * word_width);
     s->between = take(&at, PACKS_TWICE * rows * word_width);
     s->strip = take(&at, PACKS_TWICE * LANES * width * n);
-    s->p = take(&at, rows * ROW_PITCH * n);
+    const size_t words = rows / WORD_NUMBERS * ROW_PITCH;
+    s->p = take(&at, ROUNDS_WEIGHTS ? (words + rows * WORD_PITCH) * sizeof(word) : rows * ROW_PITCH * n);
     s->ds = take(&at, rows * ROW_PITCH * n);
-    s->p_words = ROUNDS_WEIGHTS ? take(&at, rows / WORD_NUMBERS * ROW_PITCH * sizeof(word)) : (word *)s->p;
-    s->ds_words = ROUNDS_WEIGHTS ? take(&at, rows / WORD_NUMBERS * ROW_PITCH * sizeof(word)) : (word *)s->ds;
-    s->ds_rows = ROUNDS_WEIGHTS ? take(&at, rows * WORD_PITCH * sizeof(word)) : (word *)s->ds;
-    s->slope = take(&at, rows * ROW_PITCH * n);
+    s->p_words = (word *)s->p, s->ds_words = (word *)s->ds;
+    s->ds_rows = ROUNDS_WEIGHTS ? s->p_words + words : s->ds_words;
+    s->slope = take(&at, keeps_slope(plan->problem) * rows * ROW_PITCH * n);
     s->dq = take(&at, rows * width * n);
     s->lse = take(&at, rows * n);
     s->lse_rest = take(&at, rows * n);

@@ -54,7 +54,8 @@
 #define KERNEL_TABLE                                                                                                  \
     {                                                                                                                 \
         .line = 64 / (int64_t)sizeof(word) * WORD_NUMBERS, .row_tile = ROW_TILE, .key_block = KEY_BLOCK,              \
-        .forward_rows = FORWARD_ROWS, .backward_rows = BACKWARD_ROWS, .maximum_share = MAXIMUM_SHARE,                 \
+        .forward_rows = FORWARD_ROWS, .backward_rows = BACKWARD_ROWS, .forward_share = FORWARD_SHARE,                 \
+        .backward_share = BACKWARD_SHARE, .slope_blocks = SLOPE_BLOCKS,                                               \
         .forward_worker_bytes = forward_worker_bytes, .backward_worker_bytes = backward_worker_bytes,                 \
         .partial_bytes = partial_bytes, .forward_unit = forward_unit, .merge_unit = merge_unit,                       \
         .backward_unit = backward_unit, .multiply_adds = multiply_adds, .exponentials = exponentials,                 \

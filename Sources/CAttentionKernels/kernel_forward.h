@@ -15,12 +15,12 @@ typedef struct {
 } query_block;
 
 typedef struct {
-    query_block blocks[MAXIMUM_SHARE];
+    query_block blocks[FORWARD_SHARE];
     key_facts *keys;
     index_range *visible;      // [rows] keys that a row sees
     index_range *any, *every;  // [rows / ROW_TILE] keys that some row and that every row of a tile sees
     real *p;                   // [rows][ROW_PITCH]: S, then P
-    word *weights;             // [rows][WORD_PITCH]: P for the product with V; in `p` itself where words are numbers
+    word *weights;             // [rows][WORD_PITCH]: P for the product with V, in the places of rows of `p` that were read
     word *k, *v;               // K^T by panels of keys and V by panels of columns; row-major for external products
     word *few;                 // [LANES][D']: rows on their way into panels
     real scale;                // of products, to logits in log2 units
@@ -39,7 +39,7 @@ static size_t carve_forward(forward_scratch *s, const attention_plan *plan, char
     const size_t rows = (size_t)plan->rows, width = (size_t)plan->padded_size, n = sizeof(real);
     const size_t word_width = width / WORD_NUMBERS * sizeof(word);
     s->scale = logit_scale(plan->problem);
-    for (int64_t i = 0; i < MAXIMUM_SHARE; i++) {   // whatever the share: memory does not depend on the lengths
+    for (int64_t i = 0; i < plan->maximum_share; i++) {   // whatever the share: memory does not depend on the lengths
         query_block *block = s->blocks + i;
         block->rows = take(&at, rows * sizeof(row_facts));
         block->q = take(&at, rows * word_width);
@@ -53,7 +53,7 @@ static size_t carve_forward(forward_scratch *s, const attention_plan *plan, char
     s->any = take(&at, rows / ROW_TILE * sizeof(index_range));
     s->every = take(&at, rows / ROW_TILE * sizeof(index_range));
     s->p = take(&at, rows * ROW_PITCH * n);
-    s->weights = ROUNDS_WEIGHTS ? take(&at, rows * WORD_PITCH * sizeof(word)) : (word *)s->p;
+    s->weights = (word *)s->p;
     s->k = take(&at, KEY_BLOCK * word_width);
     s->v = take(&at, KEY_BLOCK * word_width);
     s->few = take(&at, LANES * word_width);
@@ -343,7 +343,7 @@ static void forward_unit(void *arg, int64_t index, int64_t worker) {
     open_products();
     if (ROUNDS_WEIGHTS) terms.keep_factor = 1;
 
-    int64_t pairs[MAXIMUM_SHARE] = {0};
+    int64_t pairs[FORWARD_SHARE] = {0};
     for (int64_t i = 0; i < u.blocks; i++) {
         open_block(s.blocks + i, plan, &u, u.block + i);
         gather_q(s.blocks + i, plan, &u, u.block + i);

@@ -7,20 +7,23 @@ INLINE void clear_query_words(word *to) {
         UNROLLED for (int c = 0; c < TILE_VECTORS; c++) store_words(to + r * ROW_PITCH + c * LANES, (word_vector){0});
 }
 
-// P and dS in memory to words, after everything a row can need.
+// P and dS in memory to words, after everything a row can need. Words take the places of numbers that were read: all of P, whose
+// second half makes room, before dS.
 NOT_INLINE void round_gradients(backward_scratch *s) {
     for (int64_t row = 0; row < s->tiles; row += 2)
+        for (int64_t j = 0; j < KEY_BLOCK; j += LANES) {
+            const real *p = s->p + row * ROW_PITCH + j;
+            store_words(s->p_words + row / 2 * ROW_PITCH + j, words_of(load(p), load(p + ROW_PITCH)));
+        }
+    for (int64_t row = 0; row < s->tiles; row += 2)
         for (int64_t j = 0; j < KEY_BLOCK; j += 2 * LANES) {
-            const real *p = s->p + row * ROW_PITCH + j, *ds = s->ds + row * ROW_PITCH + j;
-            UNROLLED for (int c = 0; c < 2; c++, p += LANES, ds += LANES) {
-                const int64_t at = row / 2 * ROW_PITCH + j + c * LANES;
-                store_words(s->p_words + at, words_of(load(p), load(p + ROW_PITCH)));
-                store_words(s->ds_words + at, words_of(load(ds), load(ds + ROW_PITCH)));
+            vector ds[2][2];
+            UNROLLED for (int i = 0; i < 2; i++) {
+                UNROLLED for (int c = 0; c < 2; c++) ds[i][c] = load(s->ds + (row + i) * ROW_PITCH + j + c * LANES);
+                store_words(s->ds_rows + (row + i) * WORD_PITCH + j / 2, words_along(ds[i][0], ds[i][1]));
             }
-            ds = s->ds + row * ROW_PITCH + j;
-            word *ds_rows = s->ds_rows + row * WORD_PITCH + j / 2;
-            store_words(ds_rows, words_along(load(ds), load(ds + LANES)));
-            store_words(ds_rows + WORD_PITCH, words_along(load(ds + ROW_PITCH), load(ds + ROW_PITCH + LANES)));
+            UNROLLED for (int c = 0; c < 2; c++)
+                store_words(s->ds_words + row / 2 * ROW_PITCH + j + c * LANES, words_of(ds[0][c], ds[1][c]));
         }
 }
 

@@ -4,22 +4,51 @@
 static void open_products(void) {}
 static void close_products(void) {}
 
+// acc += a column of A (6 words) times a row of B (width vectors).
+INLINE void multiply_step(const int width, const word *a, int64_t row_stride, const word *b,
+                          vector acc[ROW_TILE][TILE_VECTORS]) {
+    word_vector column[TILE_VECTORS];
+    UNROLLED for (int c = 0; c < width; c++) column[c] = load_words(b + c * LANES);
+    UNROLLED for (int r = 0; r < ROW_TILE; r++) {
+        const word_vector x = all_words(a[r * row_stride]);
+        UNROLLED for (int c = 0; c < width; c++) acc[r][c] = multiply_add(x, column[c], acc[r][c]);
+    }
+}
+
+INLINE void clear_tile(vector acc[ROW_TILE][TILE_VECTORS]) {
+    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        UNROLLED for (int c = 0; c < TILE_VECTORS; c++) acc[r][c] = (vector){0};
+}
+
 // acc = A (6 x depth words) B (depth words x width vectors). `pitch` is the vectors of a panel row, at least `width`.
 INLINE void multiply_tile(const int width, const word *a, int64_t row_stride, int64_t depth_stride, const word *b,
                           const int pitch, int64_t depth, vector acc[ROW_TILE][TILE_VECTORS]) {
-    UNROLLED for (int r = 0; r < ROW_TILE; r++)
-        UNROLLED for (int c = 0; c < TILE_VECTORS; c++) acc[r][c] = (vector){0};
+    clear_tile(acc);
     _Pragma("clang loop unroll_count(4)")
-    for (int64_t t = 0; t < depth; t++) {
-        word_vector column[TILE_VECTORS];
-        UNROLLED for (int c = 0; c < width; c++) column[c] = load_words(b + c * LANES);
-        UNROLLED for (int r = 0; r < ROW_TILE; r++) {
-            const word_vector x = all_words(a[r * row_stride]);
-            UNROLLED for (int c = 0; c < width; c++) acc[r][c] = multiply_add(x, column[c], acc[r][c]);
+    for (int64_t t = 0; t < depth; t++, a += depth_stride, b += pitch * LANES) multiply_step(width, a, row_stride, b, acc);
+}
+
+// The same, with A by rows and all of a panel, and with `beside` called for each of 6 rows between the steps: what waits for
+// itself, as a chain of exponentials does, takes turns that the product leaves.
+INLINE void multiply_tile_beside(const word *a, int64_t row_stride, const word *b, int64_t depth,
+                                 vector acc[ROW_TILE][TILE_VECTORS], void (*beside)(void *context, int row), void *context) {
+    enum { STEPS = 4 };
+    clear_tile(acc);
+    int64_t t = 0;
+    UNROLLED for (int r = 0; r < ROW_TILE; r++) {
+        if (t + STEPS <= depth) {
+            UNROLLED for (int i = 0; i < STEPS; i++, a++, b += PANEL) multiply_step(TILE_VECTORS, a, row_stride, b, acc);
+            t += STEPS;
         }
-        a += depth_stride;
-        b += pitch * LANES;
+        beside(context, r);
     }
+    _Pragma("clang loop unroll_count(4)")
+    for (; t < depth; t++, a++, b += PANEL) multiply_step(TILE_VECTORS, a, row_stride, b, acc);
+}
+
+INLINE void store_tile(const int width, real *to, vector acc[ROW_TILE][TILE_VECTORS]) {
+    UNROLLED for (int r = 0; r < ROW_TILE; r++)
+        UNROLLED for (int c = 0; c < width; c++) store(to + r * PANEL + c * LANES, acc[r][c]);
 }
 
 // C += A B, likewise. C is fetched at the start and added at the end, off the critical path.

@@ -115,34 +115,52 @@ INLINE bool any_bit(vector_bits x) {
 #endif
 }
 
-// In double: a carried sum lies in one lane, and adding the others to it one by one would round it LANES times a call.
+// In double: a carried sum lies in one lane, and adding the others to it one by one would round it LANES times a call. By halves,
+// which wait less for each other.
 INLINE real sum_of(vector x) {
-    double sum = 0;
-    UNROLLED for (int i = 0; i < LANES; i++) sum += (double)x[i];
-    return (real)sum;
+    double sums[LANES];
+    UNROLLED for (int i = 0; i < LANES; i++) sums[i] = (double)x[i];
+    UNROLLED for (int half = LANES / 2; half > 0; half /= 2)
+        UNROLLED for (int i = 0; i < half; i++) sums[i] += sums[i + half];
+    return (real)sums[0];
 }
 
 INLINE real largest_of(vector x) {
-    real largest = x[0];
-    UNROLLED for (int i = 1; i < LANES; i++) largest = x[i] > largest ? x[i] : largest;
-    return largest;
+    UNROLLED for (int half = LANES / 2; half > 0; half /= 2)
+        UNROLLED for (int i = 0; i < half; i++) x[i] = x[i + half] > x[i] ? x[i + half] : x[i];
+    return x[0];
 }
 
-#if defined(KERNEL_AVX2) && defined(KERNEL_FLOAT)
-// 2^x = 2^n (1 + f c(f)) with n the nearest eighth and |f| <= 1/16: eight powers fit a vector, which leaves c three coefficients
-// (own fit; relative error 4e-8 before rounding, in all at most 1.4 ulp where the result is normal). For x below 127; exact
-// 0 for masked entries and -inf; NaN stays NaN.
+#if (defined(KERNEL_AVX2) || defined(KERNEL_AVX512)) && defined(KERNEL_FLOAT)
+// The lowest bits of every lane choose one of `powers`.
+INLINE vector_bits chosen(vector_bits powers, vector_bits lanes) {
+#if defined(KERNEL_AVX512)
+    return (vector_bits)_mm512_permutexvar_epi32((__m512i)lanes, (__m512i)powers);
+#else
+    return (vector_bits)_mm256_permutevar8x32_epi32((__m256i)powers, (__m256i)lanes);
+#endif
+}
+
+// 2^x = 2^n (1 + f c(f)) with n the nearest multiple of 1 / LANES: so many powers fit a vector, which leaves c three coefficients
+// (own fit; relative error 3e-9 or 4e-8 before rounding, in all at most 1.3 or 1.5 ulp where the result is normal). For x below 127;
+// exact 0 for masked entries and -inf; NaN stays NaN.
 INLINE vector exp2_vector(vector x) {
-    // 2^(i / 8) less what i adds to the exponent below.
+    // 2^(i / LANES) less what i adds to the exponent below.
+#if defined(KERNEL_AVX512)
+    enum { STEP_BITS = MANTISSA_BITS - 4 };
+    const real c2 = 0x1.c6b29ap-5f, c1 = 0x1.ebff92p-3f, c0 = 0x1.62e43p-1f;
+    static const vector_bits powers = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+                                       0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+#else
+    enum { STEP_BITS = MANTISSA_BITS - 3 };
+    const real c2 = 0x1.c6b8c4p-5f, c1 = 0x1.ec0aa6p-3f, c0 = 0x1.62e43p-1f;
     static const vector_bits powers = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+#endif
     x = larger_of(all(ZERO_EXPONENT), x);
-    const vector shifted = x + ROUNDER / 8, f = x - (shifted - ROUNDER / 8);
-    const vector_bits eighths = (vector_bits)shifted;   // their lowest three bits choose the power, the others are its exponent
-    const vector power = (vector)((vector_bits)_mm256_permutevar8x32_epi32((__m256i)powers, (__m256i)eighths) + (eighths << 20));
-    vector c = all(0x1.c6b8c4p-5f);
-    c = c * f + 0x1.ec0aa6p-3f;
-    c = c * f + 0x1.62e43p-1f;
-    return power * f * c + power;
+    const vector shifted = x + ROUNDER / LANES, f = x - (shifted - ROUNDER / LANES);
+    const vector_bits steps = (vector_bits)shifted;   // their lowest bits choose the power, the others are its exponent
+    const vector power = (vector)(chosen(powers, steps) + (steps << STEP_BITS));
+    return power * f * ((all(c2) * f + c1) * f + c0) + power;
 }
 #else
 // 2^x = 2^n (1 + f c(f)) with n the nearest integer and |f| <= 1/2; the coefficients are the Chebyshev interpolation of
@@ -150,14 +168,9 @@ INLINE vector exp2_vector(vector x) {
 // the result is normal). For x below 127 (1023); exact 0 for masked entries and -inf; NaN stays NaN.
 INLINE vector exp2_vector(vector x) {
 #if defined(KERNEL_FLOAT)
-#if defined(KERNEL_AVX512)
-    const vector n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const vector f = x - n;
-#else
     x = larger_of(all(ZERO_EXPONENT), x);
     const vector shifted = x + (ROUNDER + EXPONENT_BIAS);
     const vector f = x - (shifted - (ROUNDER + EXPONENT_BIAS));
-#endif
     vector c = all(0x1.44138ap-13f);
     c = c * f + 0x1.5f089p-10f;
     c = c * f + 0x1.3b2a54p-7f;
@@ -165,9 +178,6 @@ INLINE vector exp2_vector(vector x) {
     c = c * f + 0x1.ebfbep-3f;
     c = c * f + 0x1.62e43p-1f;
     c = c * f + 1.0f;
-#if defined(KERNEL_AVX512)
-    return _mm512_scalef_ps(c, n);
-#endif
 #else
 #if defined(KERNEL_AVX512)
     const vector n = _mm512_roundscale_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -11,7 +11,9 @@ enum {
     KEY_BLOCK = PANEL > 16 ? 128 : 144,   // keys of a block: whole panels, and where those are narrow whole tiles of 6 as well
     FORWARD_ROWS = 192,         // rows of a block, over the query heads of one kv head
     BACKWARD_ROWS = 96,
-    MAXIMUM_SHARE = 4,          // blocks of queries (backward: of keys) that one unit takes, and packs the other side for once
+    FORWARD_SHARE = PANEL > 32 ? 6 : 4,   // blocks of queries that one unit takes at most, and packs the other side for once,
+    BACKWARD_SHARE = 4,         // and of keys,
+    SLOPE_BLOCKS = 0,           // less these where a slope wants their room
     ROW_PITCH = KEY_BLOCK + 16, // of S, P, dS: room for the columns a last tile of 6 keys may read beyond the block
     WORD_PITCH = ROW_PITCH,     // of rows of P and dS as the products read them
 };

@@ -14,12 +14,16 @@ enum {
     PRODUCT_STEP = 2 * LANES,
     KEY_BLOCK = 256,
     FORWARD_ROWS = 256,
-    MAXIMUM_SHARE = 4,
+    FORWARD_SHARE = 4,
+    BACKWARD_SHARE = 4,
+    SLOPE_BLOCKS = 0,
 #else
     PRODUCT_STEP = 2,
     KEY_BLOCK = 192,                // whole panels and whole tiles of 6 keys; a 192 x 64 panel is 24 KB
     FORWARD_ROWS = 192,
-    MAXIMUM_SHARE = 2,
+    FORWARD_SHARE = 3,
+    BACKWARD_SHARE = 4,             // within 2 MiB at a head size of 128,
+    SLOPE_BLOCKS = 1,               // also with a slope
 #endif
     ROW_PITCH = KEY_BLOCK + 16,
     WORD_PITCH = KEY_BLOCK / 2 + 16, // an odd number of cache lines

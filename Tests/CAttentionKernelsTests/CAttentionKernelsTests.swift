@@ -516,16 +516,19 @@ let bfloat16Sets = runnable(["amx", "avx512bf16", "bf16-emulated", "amx-emulated
     }
 
     @Test func workspacePerWorkerDoesNotDependOnTheLength() {
-        func bytes(_ tokens: Int64, _ workers: Int64, backward: Bool) -> Int {
+        func bytes(_ tokens: Int64, _ workers: Int64, backward: Bool, softCap: Double) -> Int {
             var p = rz_attention_problem()
             (p.batch, p.heads, p.kv_heads, p.query_count, p.key_count, p.head_size) = (1, 8, 2, tokens, tokens, 128)
+            p.soft_cap = softCap
             return backward
                 ? rz_attention_backward_workspace(&p, 4, workers) : rz_attention_forward_workspace(&p, 4, workers)
         }
-        for backward in [false, true] {
-            let short = bytes(4096, 2, backward: backward) - bytes(4096, 1, backward: backward)
-            let long = bytes(1 << 20, 2, backward: backward) - bytes(1 << 20, 1, backward: backward)
-            #expect(short == long && short < 2 << 20)
+        for (backward, softCap) in [(false, 0.0), (true, 0), (true, 30)] {
+            func ofAWorker(_ tokens: Int64) -> Int {
+                bytes(tokens, 2, backward: backward, softCap: softCap) - bytes(tokens, 1, backward: backward, softCap: softCap)
+            }
+            let (short, long) = (ofAWorker(4096), ofAWorker(1 << 20))
+            #expect(short == long && short < 2 << 20, "\(short) and \(long) bytes, soft cap \(softCap)")
         }
     }
 }
