@@ -271,20 +271,17 @@ static void open_rounded_rows(query_block *block, const attention_plan *plan) {
         scale_output(block, row, plan->padded_size, (real)(1 - plan->problem->dropout));
 }
 
-// And O gets the weights that l counts. A row that saw nothing has none.
-static void close_rounded_rows(query_block *block, const attention_plan *plan) {
-    for (int64_t row = 0; row < block->count; row++) {
-        const real sum = sum_of(load(block->sums + row * LANES)), rounded = sum_of(load(block->rounded_sums + row * LANES));
-        if (rounded != 0)
-            scale_output(block, row, plan->padded_size, sum / (rounded * (real)(1 - plan->problem->dropout)));
-    }
+// And O gets the weights that l, the sum of a row, counts. A row that saw nothing has none.
+static void close_rounded_row(query_block *block, const attention_plan *plan, int64_t row, real sum) {
+    const real rounded = sum_of(load(block->rounded_sums + row * LANES));
+    if (rounded != 0) scale_output(block, row, plan->padded_size, sum / (rounded * (real)(1 - plan->problem->dropout)));
 }
 
-static void store_state(const query_block *block, const attention_plan *plan, int64_t row) {
+static void store_state(const query_block *block, const attention_plan *plan, int64_t row, real sum) {
     const int64_t at = block->rows[row].state, size = plan->problem->head_size;
     real *m = (real *)plan->m + at;
     if (block->m[row] != (real)EMPTY_REFERENCE) *m = block->m[row];   // a row that saw nothing keeps its -inf
-    ((real *)plan->l)[at] = sum_of(load(block->sums + row * LANES));
+    ((real *)plan->l)[at] = sum;
     memcpy((real *)plan->acc + at * size, block->o + row * plan->padded_size, sizeof(real) * (size_t)size);
 }
 
@@ -373,9 +370,11 @@ static void forward_unit(void *arg, int64_t index, int64_t worker) {
     for (int64_t i = 0; i < u.blocks; i++) {
         if (pairs[i] == 0) continue;
         atomic_fetch_add_explicit(&plan->pairs, pairs[i], memory_order_relaxed);
-        if (ROUNDS_WEIGHTS) close_rounded_rows(s.blocks + i, plan);
-        if (plan->splits > 1) break;
-        for (int64_t row = 0; row < s.blocks[i].count; row++) store_state(s.blocks + i, plan, row);
+        for (int64_t row = 0; row < s.blocks[i].count; row++) {
+            const real sum = sum_of(load(s.blocks[i].sums + row * LANES));
+            if (ROUNDS_WEIGHTS) close_rounded_row(s.blocks + i, plan, row, sum);
+            if (plan->splits == 1) store_state(s.blocks + i, plan, row, sum);
+        }
     }
     if (plan->splits == 1) return;
     const query_block *block = s.blocks;   // few queries are one block
@@ -406,6 +405,6 @@ static void merge_unit(void *arg, int64_t index, int64_t worker) {
             block->sums[row * LANES] += factor * references[1];
             for (int64_t d = 0; d < width; d++) block->o[row * width + d] += factor * part[row * width + d];
         }
-        store_state(block, plan, row);
+        store_state(block, plan, row, sum_of(load(block->sums + row * LANES)));
     }
 }

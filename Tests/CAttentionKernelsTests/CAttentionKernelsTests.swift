@@ -525,7 +525,8 @@ let bfloat16Sets = runnable(["amx", "avx512bf16", "bf16-emulated", "amx-emulated
         }
         for (backward, softCap) in [(false, 0.0), (true, 0), (true, 30)] {
             func ofAWorker(_ tokens: Int64) -> Int {
-                bytes(tokens, 2, backward: backward, softCap: softCap) - bytes(tokens, 1, backward: backward, softCap: softCap)
+                bytes(tokens, 2, backward: backward, softCap: softCap)
+                    - bytes(tokens, 1, backward: backward, softCap: softCap)
             }
             let (short, long) = (ofAWorker(4096), ofAWorker(1 << 20))
             #expect(short == long && short < 2 << 20, "\(short) and \(long) bytes, soft cap \(softCap)")
