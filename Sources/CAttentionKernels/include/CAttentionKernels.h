@@ -92,10 +92,10 @@ typedef struct {
     int64_t workers;                     ///< at least 1
 } rz_attention_executor;
 
-/// Bytes of workspace for one call. Per worker it depends on D and H / Hkv only. Shared by all workers come 24 bytes a
-/// block of queries and of keys (times B where documents differ by batch element), at most 16 partial states when Tq is
-/// small, and backward 8 bytes a block of queries and key/value head. Any alignment; the contents need not be cleared.
-/// `element_bytes` is 4 for the _f32 entry points and 8 for the _f64 ones.
+/// Bytes of workspace for one call. Per worker it depends on D, H / Hkv and whether there is a soft cap or a bias, never on a
+/// length. Shared by all workers come 24 bytes a block of queries and of keys (times B where documents differ by batch element),
+/// at most 16 partial states when Tq is small, and backward 8 bytes a block of queries and key/value head. Any alignment; the
+/// contents need not be cleared. `element_bytes` is 4 for the _f32 entry points and 8 for the _f64 ones.
 size_t rz_attention_forward_workspace(const rz_attention_problem *problem, size_t element_bytes, int64_t workers);
 size_t rz_attention_backward_workspace(const rz_attention_problem *problem, size_t element_bytes, int64_t workers);
 
