@@ -116,8 +116,9 @@ int64_t rz_attention_forward_f64(const rz_attention_problem *problem, const rz_a
 ///
 /// lse (float64) and delta [B, H, Tq] (delta = row sums of dout * out) are over ALL keys, so any subset of keys is valid; a row
 /// with lse = -inf contributes nothing. dq [B, H, Tq, D], dk and dv [B, Hkv, Tk, D] are contiguous and are added to.
-/// `dbias` (or NULL) is added to at dbias_strides, axes as bias_strides, summing over broadcast axes, in one order whatever the
-/// number of workers (by one worker where all queries share a row of it). Returns the number of block pairs computed.
+/// `dbias` (or NULL; not touched where the problem has no bias) is added to at dbias_strides, axes as bias_strides, summing over
+/// broadcast axes, in one order whatever the number of workers (by one worker where all queries share a row of it). Returns the
+/// number of block pairs computed.
 int64_t rz_attention_backward_f32(const rz_attention_problem *problem, const rz_attention_tensor *dout,
                                   const rz_attention_tensor *q, const rz_attention_tensor *k,
                                   const rz_attention_tensor *v, const double *lse, const float *delta, float *dq,
