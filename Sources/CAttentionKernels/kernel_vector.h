@@ -160,7 +160,10 @@ INLINE vector exp2_vector(vector x) {
     const vector shifted = x + ROUNDER / LANES, f = x - (shifted - ROUNDER / LANES);
     const vector_bits steps = (vector_bits)shifted;   // their lowest bits choose the power, the others are its exponent
     const vector power = (vector)(chosen(powers, steps) + (steps << STEP_BITS));
-    return power * f * ((all(c2) * f + c1) * f + c0) + power;
+    vector c = all(c2);   // step by step: in one expression the forward with AVX2 was 4 % slower
+    c = c * f + c1;
+    c = c * f + c0;
+    return power * f * c + power;
 }
 #else
 // 2^x = 2^n (1 + f c(f)) with n the nearest integer and |f| <= 1/2; the coefficients are the Chebyshev interpolation of
