@@ -306,6 +306,7 @@ int64_t rz_attention_forward_f64(const rz_attention_problem *problem, const rz_a
 
 static int64_t backward(attention_plan plan, const rz_attention_executor *executor, void *memory) {
     const rz_attention_problem *p = plan.problem;
+    if (!p->bias) plan.dbias = NULL;   // there is no room for it: keeps_slope
     const int64_t units = p->batch * p->kv_heads * plan.head_units;
     if (units == 0 || plan.query_blocks == 0) return 0;
     prepare(&plan, memory, BACKWARD, workers_of(executor));
@@ -324,7 +325,7 @@ int64_t rz_attention_backward_f32(const rz_attention_problem *problem, const rz_
     const kernel_table *table = table_of(problem, sizeof(float), BACKWARD, q, k, v, dout);
     attention_plan plan = make_plan(problem, table, BACKWARD, workers_of(executor));
     plan.q = *q, plan.k = *k, plan.v = *v, plan.dout = *dout, plan.lse = lse, plan.delta = delta;
-    plan.dq = dq, plan.dk = dk, plan.dv = dv, plan.dbias = problem->bias ? dbias : NULL, plan.dbias_strides = dbias_strides;
+    plan.dq = dq, plan.dk = dk, plan.dv = dv, plan.dbias = dbias, plan.dbias_strides = dbias_strides;
     return backward(plan, executor, workspace);
 }
 
@@ -336,7 +337,7 @@ int64_t rz_attention_backward_f64(const rz_attention_problem *problem, const rz_
     const kernel_table *table = table_of(problem, sizeof(double), BACKWARD, q, k, v, dout);
     attention_plan plan = make_plan(problem, table, BACKWARD, workers_of(executor));
     plan.q = *q, plan.k = *k, plan.v = *v, plan.dout = *dout, plan.lse = lse, plan.delta = delta;
-    plan.dq = dq, plan.dk = dk, plan.dv = dv, plan.dbias = problem->bias ? dbias : NULL, plan.dbias_strides = dbias_strides;
+    plan.dq = dq, plan.dk = dk, plan.dv = dv, plan.dbias = dbias, plan.dbias_strides = dbias_strides;
     return backward(plan, executor, workspace);
 }
 

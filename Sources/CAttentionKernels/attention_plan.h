@@ -30,7 +30,7 @@ typedef struct {
     int64_t key_block;                       // keys of a block
     int64_t forward_rows, backward_rows;     // rows of a block, over the query heads of one kv head
     int64_t forward_share, backward_share;   // blocks of a unit, at most: of queries forward, of keys backward
-    int64_t slope_blocks;                    // blocks less that there are where a slope wants their room
+    int64_t slope_blocks;                    // blocks fewer where a slope takes their room: keeps_slope
     size_t (*forward_worker_bytes)(const struct attention_plan *plan);
     size_t (*backward_worker_bytes)(const struct attention_plan *plan);
     size_t (*partial_bytes)(const struct attention_plan *plan);
