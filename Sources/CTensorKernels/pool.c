@@ -1,5 +1,6 @@
 // A small thread pool: work is handed out by an atomic counter, so indices start in increasing order. Idle workers spin
 // briefly (a training step is thousands of short loops), then sleep, so that more pools than cores do not starve each other.
+#define _GNU_SOURCE // the affinity of threads
 #include "common.h"
 #include <pthread.h>
 #include <sched.h>
@@ -15,10 +16,20 @@
 #endif
 enum { SPINS = 2000 };
 
+typedef struct rz_pool_helper {
+    rz_pool *pool;
+    int worker;
+    int asleep;                           // under the pool's lock
+    pthread_t thread;
+#if defined(__linux__)
+    cpu_set_t cores;                      // where it may run; none where it is not to be kept off any
+#endif
+} pool_helper;
+
 struct rz_pool {
     int workers, running;                 // workers includes the caller
-    int spins;                            // 0 when the machine has fewer cores than threads
-    pthread_t *threads;
+    int spins;                            // 0 where there are fewer cores than threads
+    pool_helper *helpers;                 // workers - 1, of which `running` have a thread
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
     atomic_uint_fast64_t generation;      // one more for every run
@@ -29,8 +40,6 @@ struct rz_pool {
     rz_pool_body body;
     void *argument;
 };
-
-typedef struct { rz_pool *pool; int worker; } start_argument;
 
 static _Thread_local int current_worker = -1;          // of the pool whose body runs on this thread
 static _Thread_local const rz_pool *current_pool;
@@ -49,21 +58,55 @@ static void work(rz_pool *p, int worker) {
     current_pool = outer_pool;
 }
 
+// A sleeper is kept off its caller's core while it is woken, then may run where it might before. Left to itself, Linux in a
+// virtual machine often wakes it on that very core while another is idle (one that its host has halted passes for taken,
+// presumably), and the two share it until loads are balanced, a millisecond or more later: a short call at half its speed.
+#if defined(__linux__)
+static int cores_allowed(void) {
+    cpu_set_t cores;
+    return sched_getaffinity(0, sizeof cores, &cores) ? (int)sysconf(_SC_NPROCESSORS_ONLN) : CPU_COUNT(&cores);
+}
+
+static void remember_cores(pool_helper *h) {
+    if (sched_getaffinity(0, sizeof h->cores, &h->cores)) CPU_ZERO(&h->cores);
+}
+
+static void keep_off(pool_helper *h, int core) {
+    cpu_set_t others = h->cores;
+    if (core < 0 || core >= CPU_SETSIZE) return;
+    CPU_CLR(core, &others);
+    if (CPU_COUNT(&others)) pthread_setaffinity_np(h->thread, sizeof others, &others);
+}
+
+static void allow_cores(const pool_helper *h) {
+    if (CPU_COUNT(&h->cores)) sched_setaffinity(0, sizeof h->cores, &h->cores);
+}
+#else
+static int cores_allowed(void) { return (int)sysconf(_SC_NPROCESSORS_ONLN); }
+static void remember_cores(pool_helper *h) { (void)h; }
+static void keep_off(pool_helper *h, int core) { (void)h; (void)core; }
+static void allow_cores(const pool_helper *h) { (void)h; }
+static int sched_getcpu(void) { return -1; }
+#endif
+
 static void *helper(void *raw) {
-    start_argument a = *(start_argument *)raw;
-    free(raw);
-    rz_pool *p = a.pool;
+    pool_helper *h = raw;
+    rz_pool *p = h->pool;
     uint64_t seen = 0;
     for (;;) {
         for (int s = 0; s < p->spins && atomic_load_explicit(&p->generation, memory_order_acquire) == seen; s++) PAUSE();
         if (atomic_load_explicit(&p->generation, memory_order_acquire) == seen) {
+            if (p->spins) remember_cores(h); // with more threads than cores some share one anyway
             pthread_mutex_lock(&p->lock);
+            int slept = h->asleep = atomic_load(&p->generation) == seen;
             while (atomic_load(&p->generation) == seen) pthread_cond_wait(&p->wake, &p->lock);
+            h->asleep = 0;
             pthread_mutex_unlock(&p->lock);
+            if (slept) allow_cores(h);
         }
         seen++;
         if (atomic_load(&p->stop)) return NULL;
-        work(p, a.worker);
+        work(p, h->worker);
         if (atomic_fetch_sub_explicit(&p->busy, 1, memory_order_acq_rel) == 1) {
             pthread_mutex_lock(&p->lock);
             pthread_cond_signal(&p->done);
@@ -76,16 +119,16 @@ rz_pool *rz_pool_create(int workers) {
     rz_pool *p = calloc(1, sizeof *p);
     if (!p) return NULL;
     p->workers = workers < 1 ? 1 : workers;
-    p->spins = sysconf(_SC_NPROCESSORS_ONLN) >= p->workers ? SPINS : 0;
+    p->spins = cores_allowed() >= p->workers ? SPINS : 0;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     pthread_cond_init(&p->done, NULL);
-    p->threads = calloc((size_t)p->workers, sizeof *p->threads);
-    for (int w = 1; p->threads && w < p->workers; w++) {
-        start_argument *a = malloc(sizeof *a);
-        if (!a) break;
-        *a = (start_argument){p, w};
-        if (pthread_create(&p->threads[w], NULL, helper, a)) { free(a); break; }
+    p->helpers = calloc((size_t)p->workers, sizeof *p->helpers);
+    for (int w = 1; p->helpers && w < p->workers; w++) {
+        pool_helper *h = &p->helpers[w - 1];
+        h->pool = p;
+        h->worker = w;
+        if (pthread_create(&h->thread, NULL, helper, h)) break;
         p->running++;
     }
     if (p->running + 1 < p->workers) { rz_pool_destroy(p); return NULL; }
@@ -99,11 +142,11 @@ void rz_pool_destroy(rz_pool *p) {
     atomic_fetch_add(&p->generation, 1);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
-    for (int w = 1; w <= p->running; w++) pthread_join(p->threads[w], NULL);
+    for (int i = 0; i < p->running; i++) pthread_join(p->helpers[i].thread, NULL);
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->wake);
     pthread_cond_destroy(&p->done);
-    free(p->threads);
+    free(p->helpers);
     free(p);
 }
 
@@ -124,8 +167,14 @@ void rz_pool_run(rz_pool *p, int64_t count, rz_pool_body body, void *argument) {
     atomic_store_explicit(&p->busy, p->running, memory_order_relaxed);
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add_explicit(&p->generation, 1, memory_order_release);
-    pthread_cond_broadcast(&p->wake);
+    int sleepers = 0, core = sched_getcpu();
+    for (int i = 0; i < p->running; i++)
+        if (p->helpers[i].asleep) {
+            keep_off(&p->helpers[i], core);
+            sleepers++;
+        }
     pthread_mutex_unlock(&p->lock);
+    if (sleepers) pthread_cond_broadcast(&p->wake); // without the lock, which the woken take
     work(p, 0);
     for (int s = 0; s < p->spins && atomic_load_explicit(&p->busy, memory_order_acquire); s++) PAUSE();
     if (atomic_load_explicit(&p->busy, memory_order_acquire)) {

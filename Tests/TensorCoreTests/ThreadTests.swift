@@ -1,3 +1,4 @@
+import Foundation
 import Synchronization
 import TensorCore
 import Testing
@@ -102,6 +103,12 @@ import Testing
     }
 }
 
+/// The cores that Linux lets the calling thread run on, as a list of ranges.
+private var coresOfThisThread: String? {
+    let lines = (try? String(contentsOfFile: "/proc/thread-self/status", encoding: .utf8))?.split(separator: "\n")
+    return lines?.first { $0.hasPrefix("Cpus_allowed_list:") }.map(String.init)
+}
+
 @Suite struct ThreadPoolTests {
     /// How often each index ran, and the largest worker number.
     final class Count: Sendable {
@@ -171,6 +178,23 @@ import Testing
             inner.run(20) { _, worker in if worker >= 2 { strays.add(1, ordering: .relaxed) } }
         }
         #expect(strays.load(ordering: .relaxed) == 0)
+    }
+
+    /// A sleeping thread is kept off its caller's core while it is woken, and only then: what it starts inherits its cores.
+    @Test(.enabled(if: coresOfThisThread?.contains { "-,".contains($0) } ?? false, "Linux with several cores only"))
+    func aWokenThreadMayRunWhereItMightBefore() {
+        let pool = ThreadPool(workers: 2)
+        for _ in 0..<20 {
+            usleep(3000)
+            let cores = Mutex<[Int: String?]>([:])
+            let deadline = ContinuousClock.now + .seconds(5)
+            pool.run(2) { _, worker in
+                let mine = coresOfThisThread
+                cores.withLock { $0[worker] = mine }
+                while cores.withLock({ $0.count < 2 }), ContinuousClock.now < deadline {}  // one index each
+            }
+            #expect(cores.withLock { $0 } == [0: coresOfThisThread, 1: coresOfThisThread])
+        }
     }
 
     @Test func poolsOfSeveralRanksRunAtOnce() async {
