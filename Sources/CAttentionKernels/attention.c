@@ -140,15 +140,16 @@ static int64_t rows_of_a_block(const rz_attention_problem *p, const kernel_table
     return way == BACKWARD && !has_products(p) ? table->backward_rows : table->forward_rows;
 }
 
-// Whether memory is the limit, so that K and V are not packed.
-static bool is_few(const rz_attention_problem *p, direction way) {
-    return way == FORWARD && !has_products(p) && p->query_count * (p->heads / p->kv_heads) <= FEW_ROWS
+// Whether packing K and V would cost `table` more than it saves; with very few rows memory is the limit.
+static bool is_few(const rz_attention_problem *p, const kernel_table *table, direction way) {
+    return way == FORWARD && !has_products(p) && p->query_count * (p->heads / p->kv_heads) <= table->few_rows
            && p->key_count >= MANY_KEYS;
 }
 
 // The engine that multiplies bf16 numbers, or NULL: what external products and few rows want is in the others only.
 static const kernel_table *bfloat16_table(const rz_attention_problem *p, size_t element_bytes, direction way) {
-    return element_bytes == sizeof(float) && !has_products(p) && !is_few(p, way) ? current_set()->bfloat16 : NULL;
+    const kernel_table *table = element_bytes == sizeof(float) && !has_products(p) ? current_set()->bfloat16 : NULL;
+    return table && !is_few(p, table, way) ? table : NULL;
 }
 
 // It takes a problem whose tensors are all bf16; `dout` is NULL forward.
@@ -184,7 +185,7 @@ static attention_plan make_plan(const rz_attention_problem *p, const kernel_tabl
     // Decoding has too few units for the workers. The cut depends on the shapes alone, so the bits do not depend on
     // the number of workers; at least 4 key blocks a piece keep the merge small beside it.
     plan.splits = 1;
-    plan.few = is_few(p, way);
+    plan.few = is_few(p, table, way);
     const int64_t units = p->batch * p->kv_heads * plan.query_blocks;
     if (way == FORWARD && units > 0 && p->query_count <= DECODE_QUERIES)
         plan.splits = larger(1, smaller(MAXIMUM_PARTIALS / units, plan.key_blocks / 4));

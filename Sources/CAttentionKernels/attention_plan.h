@@ -10,7 +10,6 @@
 enum {
     DECODE_QUERIES = 16,    // up to here a call may be cut over the keys
     MAXIMUM_PARTIALS = 16,  // parallel pieces such a call is cut into
-    FEW_ROWS = 8,           // up to here, against many keys, K and V are not packed: memory is the limit
     MANY_KEYS = 7 * 128 + 1,
 };
 
@@ -31,6 +30,7 @@ typedef struct {
     int64_t forward_rows, backward_rows;     // rows of a block, over the query heads of one kv head
     int64_t forward_share, backward_share;   // blocks of a unit, at most: of queries forward, of keys backward
     int64_t slope_blocks;                    // blocks fewer where a slope takes their room: keeps_slope
+    int64_t few_rows;                        // rows up to which K and V are read as they are, where there are MANY_KEYS
     size_t (*forward_worker_bytes)(const struct attention_plan *plan);
     size_t (*backward_worker_bytes)(const struct attention_plan *plan);
     size_t (*partial_bytes)(const struct attention_plan *plan);

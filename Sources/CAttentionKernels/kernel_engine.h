@@ -55,7 +55,7 @@
     {                                                                                                                 \
         .line = 64 / (int64_t)sizeof(word) * WORD_NUMBERS, .row_tile = ROW_TILE, .key_block = KEY_BLOCK,              \
         .forward_rows = FORWARD_ROWS, .backward_rows = BACKWARD_ROWS, .forward_share = FORWARD_SHARE,                 \
-        .backward_share = BACKWARD_SHARE, .slope_blocks = SLOPE_BLOCKS,                                               \
+        .backward_share = BACKWARD_SHARE, .slope_blocks = SLOPE_BLOCKS, .few_rows = FEW_ROWS,                         \
         .forward_worker_bytes = forward_worker_bytes, .backward_worker_bytes = backward_worker_bytes,                 \
         .partial_bytes = partial_bytes, .forward_unit = forward_unit, .merge_unit = merge_unit,                       \
         .backward_unit = backward_unit, .multiply_adds = multiply_adds, .exponentials = exponentials,                 \

@@ -14,6 +14,7 @@ enum {
     FORWARD_SHARE = PANEL > 32 ? 6 : 4,   // blocks of queries that one unit takes at most, and packs the other side for once,
     BACKWARD_SHARE = 4,         // and of keys,
     SLOPE_BLOCKS = 0,           // fewer by these where a slope takes their room
+    FEW_ROWS = 32,              // up to here, against many keys, packing those would cost more than it saves
     ROW_PITCH = KEY_BLOCK + 16, // of S, P, dS: room for the columns a last tile of 6 keys may read beyond the block
     WORD_PITCH = ROW_PITCH,     // of rows of P and dS as the products read them
 };

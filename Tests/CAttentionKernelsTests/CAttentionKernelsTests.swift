@@ -163,9 +163,10 @@ let bfloat16Sets = runnable(["amx", "avx512bf16", "bf16-emulated", "amx-emulated
         defer { rz_attention_set_kernels(nil) }
         for seed in 400..<424 as Range<UInt64> {
             var random = SplitMix64(seed: seed)
-            // At most 8 rows (2 heads may share keys) and at least 8 blocks of keys: K and V are not packed.
+            // At most 32 rows (2 heads may share keys) and at least 8 blocks of keys: K and V are not packed.
             var c = AttentionCase(
-                batch: 2, heads: 4, kvHeads: random.coin() ? 2 : 4, queries: Int.random(in: 1...4, using: &random),
+                batch: 2, heads: 4, kvHeads: random.coin() ? 2 : 4,
+                queries: Int.random(in: 1...(random.coin() ? 4 : 16), using: &random),
                 keys: Int.random(in: 1024...1200, using: &random), size: [24, 64, 128].randomElement(using: &random)!)
             c.stored = Stored.allCases.randomElement(using: &random)!
             c.tokensFirst = random.coin()
@@ -187,26 +188,27 @@ let bfloat16Sets = runnable(["amx", "avx512bf16", "bf16-emulated", "amx-emulated
         }
     }
 
-    /// One row alone has loops of its own: whole groups of keys where they lie, a last one that is copied, rows of 16, 8, 4 and 1 vectors.
-    @Test(arguments: kernelSets) func oneRowAgainstManyKeysEqualsTheOracle(_ kernels: String) {
+    /// 1, 2, 3 and 4 rows have loops of their own, and 5 are two of those: whole groups of keys where they lie, a last one that is
+    /// copied, rows of 16, 8, 4, 2 and 1 vectors.
+    @Test(arguments: kernelSets, 1...5)
+    func aRowOfEverySizeAgainstManyKeysEqualsTheOracle(_ kernels: String, _ rows: Int) {
         #expect(rz_attention_set_kernels(kernels))
         defer { rz_attention_set_kernels(nil) }
         for (index, size) in [16, 24, 48, 64, 80, 96, 128, 256].enumerated() {
             var random = SplitMix64(seed: 500 + UInt64(index))
-            for back in [-1, 333] as [Int64] {
-                var c = AttentionCase(
-                    batch: 2, heads: 2, kvHeads: 2, queries: 1, keys: Int.random(in: 1024...1200, using: &random),
-                    size: size, causal: true)
-                c.back = back
-                c.tokensFirst = random.coin()
-                for stored in Stored.allCases {
-                    c.stored = stored
-                    c.fill(&random)
-                    check(c, Float.self, workers: 2, "size \(size), \(stored), window \(back), \(c.keys) keys")
-                }
-                c.stored = .float64
-                check(c, Double.self, "size \(size), window \(back), \(c.keys) keys")
+            let back: Int64 = (index + rows) % 2 == 0 ? -1 : 333
+            var c = AttentionCase(
+                batch: 2, heads: 2, kvHeads: 2, queries: rows, keys: Int.random(in: 1024...1200, using: &random),
+                size: size, causal: true)
+            c.back = back
+            c.tokensFirst = random.coin()
+            for stored in Stored.allCases {
+                c.stored = stored
+                c.fill(&random)
+                check(c, Float.self, workers: 2, "size \(size), \(stored), window \(back), \(c.keys) keys")
             }
+            c.stored = .float64
+            check(c, Double.self, "size \(size), window \(back), \(c.keys) keys")
         }
     }
 
