@@ -297,13 +297,13 @@ typedef struct {
     int64_t block, blocks;   // the first block of queries and their number
 } query_unit;
 
-// Later blocks come first: under a causal mask they are the long ones, and long units last would leave workers idle.
+// Long units last would leave workers idle: all heads take turns, later blocks first, which under a causal mask are the long ones, and
+// a unit of fewer blocks than the others is its head's last.
 INLINE query_unit unit_of(const attention_plan *plan, int64_t unit) {
-    query_unit u;
-    u.block = (plan->head_units - 1 - unit % plan->head_units) * plan->share;
-    u.blocks = smaller(plan->share, plan->query_blocks - u.block);
-    u.kv_head = unit / plan->head_units % plan->problem->kv_heads;
-    u.batch = unit / plan->head_units / plan->problem->kv_heads;
+    const int64_t kv_heads = plan->problem->kv_heads, heads = plan->problem->batch * kv_heads, head = unit % heads;
+    const int64_t end = plan->query_blocks - unit / heads * plan->share;
+    query_unit u = {.batch = head / kv_heads, .kv_head = head % kv_heads, .block = larger(0, end - plan->share)};
+    u.blocks = end - u.block;
     return u;
 }
 
