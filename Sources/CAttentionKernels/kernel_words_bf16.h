@@ -9,7 +9,7 @@ enum {
     WORD_NUMBERS = 2,
     ROUNDS_WEIGHTS = 1,
     BACKWARD_ROWS = 192,
-    FEW_ROWS = 8,                   // fewer are left to the engine whose words are numbers: attention.c
+    FEW_ROWS = 8,                   // up to here they are left to the engine whose words are numbers: attention.c
 #if defined(KERNEL_AMX)
     // Tiles multiply so fast that what is done once a block (packing, O from and to memory) counts: larger blocks.
     PRODUCT_STEP = 2 * LANES,
