@@ -1,5 +1,5 @@
-// Decoding: few rows against many keys. Every key is used only a few times, so that memory is the limit and packing into panels
-// would cost more than the products: keys are read where they lie, and bf16 widened on the way.
+// Decoding: few rows against many keys. Every key is used only a few times, so that packing it into a panel would cost more than it
+// saves, and with very few rows memory is the limit: keys are read where they lie, and bf16 widened on the way.
 
 typedef vector unaligned_vector __attribute__((aligned(1), may_alias));
 INLINE vector load_unaligned(const char *p) { return *(const unaligned_vector *)p; }
