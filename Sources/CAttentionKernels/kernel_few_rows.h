@@ -23,7 +23,11 @@ INLINE vector first_of(vector pairs) { return pairs; }
 INLINE vector second_of(vector pairs) { return pairs; }
 #endif
 
-enum { AHEAD_KEYS = 32 };
+enum {
+    AHEAD_KEYS = 32,
+    MOST_ROWS = 4,       // of Q at a time
+    MOST_COLUMNS = 16,   // vectors of a row in registers
+};
 
 typedef struct {
     const char *at;
@@ -75,6 +79,9 @@ INLINE void order_queries(const row_kind kind, real *q, int64_t rows, int64_t pa
 
 INLINE bool is_asking(const row_kind kind, const int rows) { return kind == PAIRS || rows > 1; }
 
+// Places of rows among LANES sums, which they divide evenly.
+INLINE int places_of(const int rows) { return rows == 3 ? 4 : rows; }
+
 // Numbers of a vector as it lies: it itself, or the first or second ones of its pairs.
 INLINE int parts_of(const row_kind kind) { return kind == PAIRS ? 2 : 1; }
 INLINE vector part_of(const row_kind kind, vector x, int part) {
@@ -107,7 +114,7 @@ INLINE void add_dots(const row_kind kind, const int vectors, int64_t c, real *p,
 
 // P = Q K^T for several rows and LANES logits at a time, so that some keys lie side by side and share what is read of Q.
 INLINE void multiply_rows(const row_kind kind, const int rows, real *p, const real *q, int64_t padded, few_keys keys, int64_t count) {
-    const int parts = parts_of(kind), beside = LANES / (rows > 2 ? 4 : rows);
+    const int parts = parts_of(kind), beside = LANES / places_of(rows);
     for (int64_t j = 0; j < count; j += beside) {
         const char *at = keys.at + j * keys.pitch;
         vector sums[LANES];
@@ -137,7 +144,7 @@ INLINE void multiply_rows(const row_kind kind, const int rows, real *p, const re
 
 // Vectors of a row whose sums stay in registers, where weights of several rows and values want some too.
 INLINE int most_columns(const row_kind kind, const int rows) {
-    return (rows == 1 ? 16 : 4 * TILE_VECTORS / (rows > 2 ? 4 : rows)) / parts_of(kind);
+    return (rows == 1 ? MOST_COLUMNS : 4 * TILE_VECTORS / places_of(rows)) / parts_of(kind);
 }
 
 // O += the weights of keys times vectors c, c + 1, .. of their values.
@@ -145,11 +152,11 @@ INLINE void add_columns(const row_kind kind, const int rows, const int vectors, 
                         few_keys keys, int64_t count) {
     const int parts = parts_of(kind);
     const char *at = keys.at + c * (int64_t)sizeof(vector);
-    vector sums[4][16][2];
+    vector sums[MOST_ROWS][MOST_COLUMNS][2];
     UNROLLED for (int row = 0; row < rows; row++)
         UNROLLED for (int v = 0; v < vectors; v++) sums[row][v][0] = sums[row][v][1] = (vector){0};
     for (int64_t j = 0; j < count; j++, at += keys.pitch) {
-        vector weights[4];
+        vector weights[MOST_ROWS];
         UNROLLED for (int row = 0; row < rows; row++) weights[row] = all(p[row * ROW_PITCH + j]);
         UNROLLED for (int v = 0; v < vectors; v++) {
             const vector value = load_unaligned(at + v * sizeof(vector));
@@ -196,7 +203,7 @@ INLINE void add_columns(const row_kind kind, const int rows, const int vectors, 
 
 INLINE void dots_of(const row_kind kind, const int rows, real *p, const real *q, int64_t padded, few_keys keys, int64_t count) {
 #define ADD_DOTS(vectors) add_dots(kind, vectors, c, p, q, keys, count)
-    if (rows == 1) BY_COLUMNS(padded / (parts_of(kind) * LANES), 16 / parts_of(kind), ADD_DOTS)
+    if (rows == 1) BY_COLUMNS(padded / (parts_of(kind) * LANES), MOST_COLUMNS / parts_of(kind), ADD_DOTS)
     else multiply_rows(kind, rows, p, q, padded, keys, count);
 #undef ADD_DOTS
 }
@@ -227,7 +234,8 @@ NOT_INLINE void scores_of_few(real *p, const real *q, int64_t rows, const rz_att
                               index_range range, int64_t size, int64_t padded, real *few) {
     const row_kind kind = kind_of(k, size, padded);
     const bool ready = lie_ready(kind, k, size, padded);
-    const int64_t whole = ready ? keys / LANES * LANES : 0;   // those beyond fill no vector
+    const int64_t end = blocks_of(range.end, LANES) * LANES;
+    const int64_t whole = ready ? smaller(end, keys / LANES * LANES) : 0;   // those beyond fill no vector
     for (int64_t j = range.first, count; j < range.end; j += count) {
         const int64_t from = at + j * k->token_stride;
         count = j < whole ? smaller(keys_at_a_time(rows, ready), whole - j) : LANES;

@@ -167,14 +167,11 @@ void rz_pool_run(rz_pool *p, int64_t count, rz_pool_body body, void *argument) {
     atomic_store_explicit(&p->busy, p->running, memory_order_relaxed);
     pthread_mutex_lock(&p->lock);
     atomic_fetch_add_explicit(&p->generation, 1, memory_order_release);
-    int sleepers = 0, core = sched_getcpu();
+    const int core = sched_getcpu();
     for (int i = 0; i < p->running; i++)
-        if (p->helpers[i].asleep) {
-            keep_off(&p->helpers[i], core);
-            sleepers++;
-        }
+        if (p->helpers[i].asleep) keep_off(&p->helpers[i], core);
     pthread_mutex_unlock(&p->lock);
-    if (sleepers) pthread_cond_broadcast(&p->wake); // without the lock, which the woken take
+    pthread_cond_broadcast(&p->wake); // without the lock, which the woken take
     work(p, 0);
     for (int s = 0; s < p->spins && atomic_load_explicit(&p->busy, memory_order_acquire); s++) PAUSE();
     if (atomic_load_explicit(&p->busy, memory_order_acquire)) {
